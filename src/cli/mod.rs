@@ -1,0 +1,95 @@
+//! One file per command: arguments in, library calls, human or JSON out.
+
+use clap::{Parser, Subcommand};
+
+use crate::{Error, Result};
+
+mod doctor;
+mod draw;
+mod evaluate;
+mod export;
+mod import;
+mod merge;
+mod moments;
+mod plan;
+mod report;
+mod retry;
+mod run;
+mod simulate;
+mod status;
+mod train;
+mod verify;
+
+/// Exit code: all done.
+pub const DONE: i32 = 0;
+/// Exit code: done, but some objects failed.
+pub const SOME_FAILED: i32 = 3;
+/// Exit code: stopped early, run again to go on.
+pub const RESUMABLE: i32 = 75;
+
+#[derive(Parser)]
+#[command(name = "unseeing", version, about, long_about = None)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Checks a config and its catalogue and writes the plan of a survey
+    Plan(plan::Args),
+    /// Works on a survey: alone, or as one of many ranks (mpirun, srun)
+    Run(run::Args),
+    /// Tells how far a survey has come
+    Status(status::Args),
+    /// Clears failed objects or stale claims, so that the next run tries them again
+    Retry(retry::Args),
+    /// Checks the products of a survey against their receipts
+    Verify(verify::Args),
+    /// Joins the shard files of a survey into one file
+    Merge(merge::Args),
+    /// Writes the products of chosen objects as FITS images
+    Export(export::Args),
+    /// Draws pictures and tables of a survey
+    Report(report::Args),
+    /// Trains a prior from images
+    Train(train::Args),
+    /// Draws galaxies from a prior
+    Draw(draw::Args),
+    /// Measures the moments of a prior from its draws
+    Moments(moments::Args),
+    /// Reads a network trained elsewhere and checks it against recorded outputs
+    Import(import::Args),
+    /// Makes a small survey with known truth
+    Simulate(simulate::Args),
+    /// Tests whether a prior and a sampler are consistent
+    Evaluate(evaluate::Args),
+    /// Tells what this machine has and whether the program works on it
+    Doctor(doctor::Args),
+}
+
+/// Parses the command line, runs the command and returns the exit code.
+pub fn main() -> i32 {
+    let arguments = Arguments::parse();
+    let outcome: Result<i32> = match arguments.command {
+        Command::Plan(args) => plan::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Retry(args) => retry::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Merge(args) => merge::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Report(args) => report::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Draw(args) => draw::run(args),
+        Command::Moments(args) => moments::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Simulate(args) => simulate::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
+        Command::Doctor(args) => doctor::run(args),
+    };
+    outcome.unwrap_or_else(|error: Error| {
+        eprintln!("error: {error}");
+        error.exit_code()
+    })
+}

@@ -1,0 +1,309 @@
+//! The config of a survey run: a TOML file. Unknown keys are errors, every error names the file, the key and the line,
+//! and what the prior's card says (bands' number, grid, stretch) is never asked for here.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// A whole config file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub survey: SurveyConfig,
+    pub catalog: CatalogConfig,
+    pub data: DataConfig,
+    #[serde(default)]
+    pub noise: NoiseConfig,
+    #[serde(default)]
+    pub neighbours: NeighbourConfig,
+    #[serde(default)]
+    pub nuisance: NuisanceConfig,
+    pub prior: PriorConfig,
+    #[serde(default)]
+    pub sampler: SamplerConfig,
+    #[serde(default)]
+    pub posterior: PosteriorConfig,
+    #[serde(default)]
+    pub run: RunConfig,
+}
+
+/// What the survey is called, where it goes, and its seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SurveyConfig {
+    pub name: String,
+    /// The run folder; relative paths are relative to the config file.
+    pub folder: PathBuf,
+    #[serde(default)]
+    pub seed: u64,
+    /// Objects in one shard (one product file).
+    #[serde(default = "default_shard_objects")]
+    pub shard_objects: u32,
+}
+
+fn default_shard_objects() -> u32 {
+    256
+}
+
+/// The catalogue and the names of its columns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogConfig {
+    /// One or several files (CSV, or FITS binary tables by their name's ending).
+    pub paths: Vec<PathBuf>,
+    #[serde(default)]
+    pub columns: ColumnsConfig,
+}
+
+/// Column names of the catalogue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ColumnsConfig {
+    pub id: String,
+    pub ra: String,
+    pub dec: String,
+    pub redshift: String,
+    pub redshift_error: Option<String>,
+    pub ebv: Option<String>,
+    /// One column per band.
+    pub extinction: Option<Vec<String>>,
+}
+
+impl Default for ColumnsConfig {
+    fn default() -> Self {
+        ColumnsConfig {
+            id: "object_id".into(),
+            ra: "ra".into(),
+            dec: "dec".into(),
+            redshift: "redshift".into(),
+            redshift_error: None,
+            ebv: None,
+            extinction: None,
+        }
+    }
+}
+
+/// Where images and PSFs are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Bands in the order of the prior's channels. The text is what `{band}` becomes in the patterns.
+    pub bands: Vec<String>,
+    /// Path pattern of the images: `{id}`, `{band}` and `{any catalogue column}`.
+    pub image: String,
+    /// Path pattern of the PSFs.
+    pub psf: String,
+    /// Whether the PSF holds the detector pixel's response (effective PSF: HSC, LSST, Euclid).
+    #[serde(default = "yes")]
+    pub psf_includes_pixel: bool,
+    /// AB zero point, where the header has no FLUXMAG0; one value for all bands.
+    pub zero_point: Option<f64>,
+    /// Pixels at or above this value (in the file's units) are saturated and masked.
+    pub saturation: Option<f64>,
+    /// Bits of the mask plane that make a pixel unusable; all bits when not given.
+    pub mask_bits: Option<u32>,
+    /// Milky Way extinction coefficients A_band / E(B-V), one per band, where the catalogue gives E(B-V).
+    pub extinction_coefficients: Option<Vec<f64>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoiseModel {
+    /// Every pixel on its own.
+    White,
+    /// A stationary power spectrum, measured on the sky of the same image.
+    Correlated,
+}
+
+/// The noise model: Sigma = sky + model / gain + (relative_error * model)^2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NoiseConfig {
+    pub model: NoiseModel,
+    /// Relative error of PSF and flat field (the eps of design: about 0.01).
+    pub relative_error: f64,
+    /// Electrons per nJy, one per band, when known.
+    pub gain: Option<Vec<f64>>,
+}
+
+impl Default for NoiseConfig {
+    fn default() -> Self {
+        NoiseConfig { model: NoiseModel::Correlated, relative_error: 0.01, gain: None }
+    }
+}
+
+/// How neighbours in the frame are treated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NeighbourConfig {
+    pub mask: bool,
+    /// Detection threshold in units of the (smoothed) sky rms.
+    pub threshold: f64,
+    /// Masks are grown by this many arcsec, to cover the wings.
+    pub grow: f64,
+}
+
+impl Default for NeighbourConfig {
+    fn default() -> Self {
+        NeighbourConfig { mask: true, threshold: 2.0, grow: 0.5 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RedshiftMode {
+    /// The catalogue's redshift is exact.
+    Point,
+    /// Each posterior sample draws its redshift from the catalogue's error (a cut posterior).
+    Propagated,
+}
+
+/// Priors of amplitude, sky and redshift.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NuisanceConfig {
+    /// One standard deviation of ln(amplitude) around the aperture flux.
+    pub ln_amplitude_sd: f64,
+    /// One standard deviation of the sky level, in units of the pixel noise; 0 fixes the sky at 0.
+    pub sky_sd: f64,
+    pub redshift: RedshiftMode,
+}
+
+impl Default for NuisanceConfig {
+    fn default() -> Self {
+        NuisanceConfig { ln_amplitude_sd: 0.3, sky_sd: 0.2, redshift: RedshiftMode::Point }
+    }
+}
+
+/// Which prior.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriorConfig {
+    /// A prior's safetensors file (its card is inside, its moments beside it).
+    pub path: PathBuf,
+}
+
+/// Which sampler.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplerConfig {
+    /// `perturb-map` (the default), `dps`, `dps-paper`.
+    pub method: String,
+    /// Network evaluations per sample.
+    pub steps: u32,
+    /// Re-linearisations of the forward model per step.
+    pub relinearizations: u32,
+    /// Largest noise level; from the prior's moments when not given.
+    pub t_max: Option<f64>,
+    /// Smallest noise level; from the prior's card when not given.
+    pub t_min: Option<f64>,
+    /// Conjugate-gradient stop: relative residual of each sample.
+    pub cg_tolerance: f64,
+    /// Conjugate-gradient stop: iterations.
+    pub cg_iterations: u32,
+    /// Step size of `dps` and `dps-paper`.
+    pub guidance: f64,
+}
+
+impl Default for SamplerConfig {
+    fn default() -> Self {
+        SamplerConfig {
+            method: "perturb-map".into(),
+            steps: 32,
+            relinearizations: 1,
+            t_max: None,
+            t_min: None,
+            cg_tolerance: 1e-3,
+            cg_iterations: 50,
+            guidance: 1.0,
+        }
+    }
+}
+
+/// What is kept of the posterior.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PosteriorConfig {
+    /// Draws per object.
+    pub samples: u32,
+    /// Draws in one batch of the network. Part of what fixes the bits.
+    pub block: u32,
+    /// Draws kept as images.
+    pub keep_draws: u32,
+}
+
+impl Default for PosteriorConfig {
+    fn default() -> Self {
+        PosteriorConfig { samples: 256, block: 16, keep_draws: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    Cpu,
+    Cuda,
+}
+
+/// How the run uses the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    pub device: DeviceKind,
+    /// Threads of the network on each rank (CPU). Part of what fixes the bits.
+    pub threads: u32,
+    /// Seconds between journal records of unfinished work.
+    pub journal_interval: f64,
+    /// Seconds without a step after which a rank is taken for hung (at least ten median steps).
+    pub hang_timeout: f64,
+    /// Seconds after which another job may take an untouched shard.
+    pub claim_timeout: f64,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        RunConfig {
+            device: DeviceKind::Cuda,
+            threads: 1,
+            journal_interval: 60.0,
+            hang_timeout: 300.0,
+            claim_timeout: 600.0,
+        }
+    }
+}
+
+impl Config {
+    /// Reads, checks and resolves a config: relative paths become relative to the file's own folder.
+    pub fn read(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::usage(format!("{}: cannot read the config: {error}", path.display())))?;
+        let config = Config::parse(&text, path)?;
+        Ok(config.resolved(path.parent().unwrap_or(Path::new("."))))
+    }
+
+    /// Parses a config's text; `path` is for the messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Config> {
+        let config: Config =
+            toml::from_str(text).map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
+        Ok(config)
+    }
+
+    fn resolved(mut self, folder: &Path) -> Config {
+        let join = |path: &Path| if path.is_absolute() { path.to_path_buf() } else { folder.join(path) };
+        self.survey.folder = join(&self.survey.folder);
+        self.prior.path = join(&self.prior.path);
+        for path in &mut self.catalog.paths {
+            *path = join(path);
+        }
+        for pattern in [&mut self.data.image, &mut self.data.psf] {
+            *pattern = join(Path::new(pattern.as_str())).to_string_lossy().into_owned();
+        }
+        self
+    }
+}

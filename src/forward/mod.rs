@@ -1,0 +1,72 @@
+//! The forward model: from a latent galaxy to the pixels of the detector, with the adjoint of every linear piece.
+//!
+//! ```text
+//! F_c  = a * S^-1(x_c)                              flux per prior pixel (nJy)
+//! y_ci = sum_j F_cj Phi_c(r_i - r_j) + b_c + noise  flux per detector pixel (nJy)
+//! ```
+//!
+//! This module is pure: values in, values out.
+
+use tch::Tensor;
+
+use crate::Result;
+use crate::random::BlockNoise;
+
+pub mod stretch;
+
+pub use stretch::Stretch;
+
+/// A batch of B latent galaxies, or of directions in that space.
+#[derive(Debug)]
+pub struct Latent {
+    /// Stretched image on the prior's grid, `[B, C, n, n]`, dimensionless.
+    pub image: Tensor,
+    /// Natural logarithm of the amplitude in nJy, `[B, A]`: A = 1, one for all bands, or A = C, one for each.
+    pub ln_amplitude: Tensor,
+    /// Sky level that the calibration left behind, nJy per detector pixel, `[B, C]`.
+    pub sky: Tensor,
+}
+
+/// The priors of amplitude and sky: ln a ~ N(mean, sd^2), b_c ~ N(0, sd_c^2). A zero sd fixes the quantity.
+#[derive(Debug)]
+pub struct NuisancePrior {
+    /// `[A]`
+    pub ln_amplitude_mean: Tensor,
+    /// `[A]`
+    pub ln_amplitude_sd: Tensor,
+    /// `[C]`, nJy per detector pixel.
+    pub sky_sd: Tensor,
+}
+
+/// What a sampler sees of an observation: p(y | latent), Gaussian around a prediction.
+///
+/// Masked pixels have no weight: `data`, predictions, Jacobian products and noise are exactly zero there.
+pub trait Likelihood: Send {
+    /// The observation, `[C, my, mx]`, nJy per detector pixel, zero where masked.
+    fn data(&self) -> &Tensor;
+    /// 1 where a pixel counts and 0 where it is masked, `[C, my, mx]`.
+    fn mask(&self) -> &Tensor;
+    /// The priors of amplitude and sky.
+    fn nuisance(&self) -> &NuisancePrior;
+    /// The noise-free observation of each latent galaxy, `[B, C, my, mx]`.
+    fn predict(&self, latent: &Latent) -> Result<Tensor>;
+    /// Prediction, Jacobian and noise covariance at `latent`.
+    fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>>;
+}
+
+/// A likelihood linearised at one latent galaxy per sample: y ~ N(prediction + J (latent' - latent), Sigma).
+/// The covariance may depend on the model (photon noise, PSF error); it is frozen at the point of linearisation.
+pub trait Linearized {
+    /// `[B, C, my, mx]`
+    fn prediction(&self) -> &Tensor;
+    /// J applied to a direction: `[B, C, my, mx]`.
+    fn apply(&self, direction: &Latent) -> Result<Tensor>;
+    /// J^T applied to a vector of the data space `[B, C, my, mx]`.
+    fn adjoint(&self, residual: &Tensor) -> Result<Latent>;
+    /// Sigma applied to a vector of the data space (zero on masked pixels).
+    fn covariance(&self, vector: &Tensor) -> Result<Tensor>;
+    /// Diagonal of Sigma, `[B, C, my, mx]`; one on masked pixels, so that it can be divided by.
+    fn variance(&self) -> &Tensor;
+    /// Draws of N(0, Sigma), `[B, C, my, mx]`, by key.
+    fn noise(&self, noise: &BlockNoise, step: u32) -> Result<Tensor>;
+}

@@ -1,0 +1,105 @@
+//! The prior card: everything a run must know about a prior, stored as the metadata of its safetensors file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::forward::Stretch;
+
+/// What a prior is and what it may be used for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    pub name: String,
+    pub architecture: Architecture,
+    /// Pitch of the prior's grid, kpc.
+    pub pixel_kpc: f64,
+    /// Pixels on a side.
+    pub size: i64,
+    pub bands: Vec<String>,
+    pub stretch: Stretch,
+    pub normalisation: Normalisation,
+    /// Noise levels that the denoiser was trained for.
+    pub sigma_min: f64,
+    pub sigma_max: f64,
+    /// Redshifts that the prior is meant for.
+    pub redshift_range: [f64; 2],
+    /// Effective resolution (FWHM) of its training images, kpc.
+    pub resolution_kpc: f64,
+    /// What it was trained on, in words, and the digest of those images.
+    pub training_data: String,
+    pub training_digest: String,
+    /// How it was trained, in words.
+    pub recipe: String,
+    /// What a user must know before trusting it.
+    pub caution: String,
+}
+
+/// What makes an image's scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Normalisation {
+    /// The total flux of this band is one; one amplitude for all bands.
+    ReferenceBand { band: usize },
+    /// Each band's peak is one (the published checkpoint); one amplitude and one offset for each band.
+    BandPeak,
+}
+
+/// The denoiser behind the prior.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Architecture {
+    /// The lean network with the Gaussian skip (`prior/lean.rs`).
+    Lean(LeanConfig),
+    /// The improved-diffusion U-Net (`prior/unet.rs`), epsilon prediction; hyperparameters as in its own JSON.
+    Unet(UnetConfig),
+    /// The Gaussian of the prior's own covariance: an exact denoiser.
+    Gaussian,
+    /// A mixture of images with small Gaussian scatter: an exact denoiser.
+    Mixture { components: usize, scatter: f64 },
+}
+
+/// Hyperparameters of the lean network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeanConfig {
+    /// Channels at each level, from the finest.
+    pub channels: Vec<i64>,
+    /// Pixel-unshuffle factor of the stem.
+    pub unshuffle: i64,
+    /// Residual blocks at each level.
+    pub blocks: i64,
+    /// Heads of the attention at the coarsest level; 0 for none.
+    pub heads: i64,
+}
+
+/// Hyperparameters of the improved-diffusion U-Net, as in its own JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnetConfig {
+    pub image_size: i64,
+    pub num_channels: i64,
+    pub num_res_blocks: i64,
+    pub num_heads: i64,
+    /// Comma-separated image sizes at which attention acts.
+    pub attention_resolutions: String,
+    #[serde(default)]
+    pub learn_sigma: bool,
+    #[serde(default = "cosine")]
+    pub noise_schedule: String,
+    #[serde(default = "thousand")]
+    pub diffusion_steps: i64,
+    #[serde(default = "yes")]
+    pub use_scale_shift_norm: bool,
+    #[serde(default = "yes")]
+    pub rescale_timesteps: bool,
+}
+
+fn cosine() -> String {
+    "cosine".into()
+}
+
+fn thousand() -> i64 {
+    1000
+}
+
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,25 @@
+//! Priors of galaxies: denoisers, the networks behind them, and what is known about each prior (its card, its moments).
+
+use tch::Tensor;
+
+use crate::Result;
+
+pub mod card;
+
+pub use card::Card;
+
+/// A prior, seen through its denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] (variance-exploding convention, as in
+/// Karras et al. 2022, arXiv:2206.00364).
+pub trait Denoiser: Send {
+    /// `[C, n, n]`
+    fn shape(&self) -> [i64; 3];
+
+    /// D(x, sigma) for `x` of shape `[B, C, n, n]`. No gradient is recorded.
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor>;
+
+    /// D(x, sigma) with a gradient graph back to `x` (which has `requires_grad` set), for samplers that need one.
+    fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor>;
+
+    /// Cost of one forward of one sample, in floating-point operations (multiply and add are two).
+    fn flops(&self) -> f64;
+}

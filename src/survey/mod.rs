@@ -1,0 +1,3 @@
+//! A survey: its plan, its shards, and the ranks that work on them.
+
+pub mod engine;
