@@ -9,6 +9,11 @@ use crate::prior::Denoiser;
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
+pub mod conjugate_gradient;
+pub mod perturb_map;
+
+pub use perturb_map::PerturbMap;
+
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {
     pub denoiser: &'a dyn Denoiser,
