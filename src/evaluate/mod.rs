@@ -1,1 +1,4 @@
-//! evaluate
+//! Experiments: whether prior and sampler are consistent, and whether this machine keeps the bits.
+
+pub mod ranks;
+pub mod statistics;

@@ -77,7 +77,7 @@ mod tests {
         let error = (apply(&both).unwrap() - &rhs).abs().max().double_value(&[]);
         assert!(error < 1e-4, "{error}"); // The tolerance times the norm of the right-hand side.
         // A sample that is solved at once (zero right-hand side) stays at zero beside one that is not.
-        let mut mixed = rhs.copy();
+        let mixed = rhs.copy();
         let _ = mixed.narrow(0, 0, 1).zero_();
         let (with_zero, _) = solve(&mixed, &ones, stop, apply).unwrap();
         assert_eq!(with_zero.narrow(0, 0, 1).abs().max().double_value(&[]), 0.0);
