@@ -5,6 +5,8 @@ use tch::Tensor;
 use crate::Result;
 
 pub mod card;
+pub mod lean;
+pub mod skip;
 
 pub use card::Card;
 
