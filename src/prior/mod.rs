@@ -5,10 +5,13 @@ use tch::Tensor;
 use crate::Result;
 
 pub mod card;
+
+pub mod covariance;
 pub mod lean;
 pub mod skip;
 
 pub use card::Card;
+pub use covariance::{Covariance, Level};
 
 /// A prior, seen through its denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] (variance-exploding convention, as in
 /// Karras et al. 2022, arXiv:2206.00364).
