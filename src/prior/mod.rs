@@ -5,7 +5,10 @@ use tch::Tensor;
 use crate::Result;
 
 pub mod card;
+
 pub mod covariance;
+pub mod lean;
+pub mod skip;
 
 pub use card::Card;
 pub use covariance::{Covariance, Level};
