@@ -137,9 +137,8 @@ fn compact(n: i64, x: f64, y: f64, sigma: f64) -> Tensor {
 #[test]
 fn compact_sources_keep_their_flux_and_land_where_they_should() {
     let n = 64;
-    // Angular-diameter distances (kpc per arcsec) at z = 0.05, 0.22, 0.85, Planck 2015.
-    for (kpc_per_arcsec, pixel_kpc) in [(1.0098, 0.8), (3.6678, 0.8), (7.8866, 0.8), (3.6678, 0.4)] {
-        let theta = pixel_kpc / kpc_per_arcsec;
+    for (z, pixel_kpc) in [(0.05, 0.8), (0.22, 0.8), (0.85, 0.8), (0.22, 0.4)] {
+        let theta = crate::sky::cosmology::theta_arcsec(pixel_kpc, z).unwrap();
         for size in [43, 32] {
             let psf = Psf::gaussian(size, 0.55, PITCH).unwrap();
             for (offset, source) in
