@@ -45,22 +45,27 @@ impl Kind {
 /// A number that datasets can hold.
 pub trait Element: hdf5::H5Type + Copy {
     const KIND: Kind;
-    /// Little-endian bytes, for digests.
-    fn bytes(self) -> Vec<u8>;
+    /// The fill of what has no value: NaN, or 0 for integers.
+    const MISSING: Self;
+    /// Appends the values' little-endian bytes, for digests.
+    fn append_bytes(values: &[Self], out: &mut Vec<u8>);
 }
 
 macro_rules! element {
-    ($($number:ty => $kind:ident),*) => {$(
+    ($($number:ty => $kind:ident, $missing:expr);*) => {$(
         impl Element for $number {
             const KIND: Kind = Kind::$kind;
-            fn bytes(self) -> Vec<u8> {
-                self.to_le_bytes().to_vec()
+            const MISSING: Self = $missing;
+            fn append_bytes(values: &[Self], out: &mut Vec<u8>) {
+                for value in values {
+                    out.extend_from_slice(&value.to_le_bytes());
+                }
             }
         }
     )*};
 }
 
-element!(f32 => F32, f64 => F64, u8 => U8, u32 => U32);
+element!(f32 => F32, f32::NAN; f64 => F64, f64::NAN; u8 => U8, 0; u32 => U32, 0);
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
@@ -168,16 +173,16 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// Writes row `index`; `values` are in C order.
-    pub fn write<T: Element>(&self, index: usize, values: &[T]) -> Result<()> {
+    /// Writes `count` rows from row `first` on; `values` are in C order.
+    pub fn write<T: Element>(&self, first: usize, count: usize, values: &[T]) -> Result<()> {
         let mut shape = self.shape.clone();
-        shape[0] = 1;
+        shape[0] = count;
         let view = ArrayViewD::from_shape(IxDyn(&shape), values)
-            .map_err(|error| Error::internal(format!("dataset `{}`, row {index}: {error}", self.name)))?;
+            .map_err(|error| Error::internal(format!("dataset `{}`, row {first}: {error}", self.name)))?;
         if values.is_empty() {
             return Ok(());
         }
-        self.dataset.write_slice(view, rows(&self.shape, index..index + 1)).map_err(|error| self.error(&error))
+        self.dataset.write_slice(view, rows(&self.shape, first..first + count)).map_err(|error| self.error(&error))
     }
 
     /// An attribute of the dataset.
@@ -265,7 +270,8 @@ impl Reader {
             let what = format!("rows {}..{} wanted, but the shape is {shape:?}", range.start, range.end);
             return Err(self.error(name, &what));
         }
-        let values = dataset.read_slice::<T, _, IxDyn>(rows(&shape, range)).map_err(|error| self.error(name, &error))?;
+        let values =
+            dataset.read_slice::<T, _, IxDyn>(rows(&shape, range)).map_err(|error| self.error(name, &error))?;
         Ok(values.iter().copied().collect())
     }
 
@@ -395,7 +401,7 @@ mod tests {
         writer.attribute("bands", &Attribute::Texts(vec!["g".into(), "r".into()])).unwrap();
         let rows = writer.rows::<f32>("group/images", &[3, 20, 20]).unwrap();
         let image: Vec<f32> = (0..400).map(|v| v as f32).collect();
-        rows.write(1, &image).unwrap();
+        rows.write(1, 1, &image).unwrap();
         rows.attribute("units", &"nJy".into()).unwrap();
         rows.attribute("masks", &Attribute::Integers(vec![1, 2, 4])).unwrap();
         drop(rows);
