@@ -5,8 +5,12 @@ use tch::Tensor;
 use crate::Result;
 
 pub mod card;
+mod pickle;
+mod pt;
+pub mod weights;
 
 pub use card::Card;
+pub use weights::{Weights, write_safetensors};
 
 /// A prior, seen through its denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] (variance-exploding convention, as in
 /// Karras et al. 2022, arXiv:2206.00364).
