@@ -7,6 +7,11 @@ use crate::Result;
 pub mod card;
 mod pickle;
 mod pt;
+pub mod schedule;
+pub mod unet;
+pub mod unet_check;
+pub mod unet_layout;
+pub mod vp;
 pub mod weights;
 
 pub use card::Card;
