@@ -9,6 +9,9 @@ use crate::prior::Denoiser;
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
+pub mod dps_paper;
+mod guidance;
+
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {
     pub denoiser: &'a dyn Denoiser,
