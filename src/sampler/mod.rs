@@ -13,6 +13,8 @@ pub mod conjugate_gradient;
 pub mod perturb_map;
 
 pub use perturb_map::PerturbMap;
+pub mod dps_paper;
+mod guidance;
 
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {
