@@ -1,1 +1,4 @@
-//! evaluate
+//! Experiments on priors, samplers and machines.
+
+pub mod determinism;
+pub mod standin;
