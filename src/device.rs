@@ -166,6 +166,13 @@ pub fn describe(fact: Fact) -> Result<String> {
     }
 }
 
+/// Waits until the device has done all work given to it (a CPU always has).
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}
+
 /// Settings that were found in the environment, for the record.
 #[derive(Clone, Debug, Serialize)]
 pub struct Setting {
