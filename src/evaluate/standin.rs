@@ -224,6 +224,9 @@ pub fn operations(batch: i64, device: Device) -> Result<Vec<(&'static str, Tenso
     let x = weights("input", &[batch, FINE, 32, 32], device)?;
     let image = weights("image", &[batch, BANDS, SIZE, SIZE], device)?;
     let flat = image.f_reshape([batch, -1])?;
+    // The same numbers, four bytes off the alignment that the allocator gives.
+    let shifted = Tensor::f_cat(&[flat.f_view(-1)?.f_narrow(0, 0, 1)?, flat.f_view(-1)?], 0)?;
+    let shifted = shifted.f_narrow(0, 1, flat.numel() as i64)?.f_view_as(&flat)?;
     let square = weights("square", &[batch, 4, 64, 64], device)?;
     let complex = chain.rows.f_matmul(&image.f_to_kind(Kind::ComplexFloat)?)?;
     Ok(vec![
@@ -232,6 +235,7 @@ pub fn operations(batch: i64, device: Device) -> Result<Vec<(&'static str, Tenso
         ("group norm", x.f_group_norm(GROUPS, None::<Tensor>, None::<Tensor>, 1e-5, true)?),
         ("softmax", square.f_softmax(-1, Kind::Float)?),
         ("matrix product", flat.f_matmul(&chain.basis.f_tr()?)?),
+        ("matrix product, unaligned", shifted.f_matmul(&chain.basis.f_tr()?)?),
         ("batched matrix product", square.f_matmul(&square)?),
         ("complex matrix product", complex.f_matmul(&chain.rows.f_tr()?)?.f_view_as_real()?),
         ("FFT", image.f_fft_rfft2(None::<&[i64]>, [-2, -1], "backward")?.f_view_as_real()?),
