@@ -2,3 +2,8 @@
 
 pub mod ranks;
 pub mod statistics;
+//! Experiments on priors, samplers and machines.
+
+pub mod determinism;
+pub mod selftest;
+pub mod standin;
