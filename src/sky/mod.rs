@@ -1,1 +1,3 @@
 //! sky
+
+pub mod wcs;
