@@ -1,5 +1,7 @@
 //! From a catalogue's target to an observation: cutout, PSF, noise and mask in every band, calibrated to nJy.
 
+pub mod pattern;
+
 use crate::sky::wcs::TanWcs;
 
 /// Everything that was observed of one target: the bands share one pixel grid.
