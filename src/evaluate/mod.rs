@@ -2,7 +2,6 @@
 
 pub mod ranks;
 pub mod statistics;
-//! Experiments on priors, samplers and machines.
 
 pub mod determinism;
 pub mod selftest;

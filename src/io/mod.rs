@@ -2,6 +2,6 @@
 
 pub mod hdf5;
 pub mod publish;
-//! io
 
 pub mod about;
+pub mod fits;

@@ -4,3 +4,4 @@ pub mod cosmology;
 pub mod wcs;
 
 pub use wcs::TanWcs;
+
