@@ -6,9 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args as ClapArgs;
 
-use crate::train::config::{DataSection, TrainConfig};
+use crate::train::Dataset;
+use crate::train::config::TrainConfig;
 use crate::train::session::{Options, Outcome, run as train};
-use crate::train::source::{ImageSource, Toy};
+use crate::train::source::ImageSource;
 use crate::{Error, Result, cli};
 
 /// Arguments of `unseeing train`.
@@ -37,11 +38,7 @@ pub fn run(args: Args) -> Result<i32> {
         signal_hook::flag::register(signal, stop.clone())
             .map_err(|error| Error::internal(format!("cannot catch signal {signal}: {error}")))?;
     }
-    let source: Arc<dyn ImageSource> = match &config.data {
-        DataSection::Toy => {
-            Arc::new(Toy { bands: config.prior.bands.len() as i64, size: config.prior.size, seed: config.run.seed })
-        }
-    };
+    let source: Arc<dyn ImageSource> = Arc::new(Dataset::open(&config.data)?);
     let options = Options { folder: args.out, stop_at: args.steps, minutes: args.minutes, stop };
     Ok(match train(&config, source, &options)? {
         Outcome::Finished => cli::DONE,

@@ -12,6 +12,7 @@ use crate::prior::file::{covariance, moment_tensors, prior_bytes};
 use crate::prior::store::{Store, to_bytes};
 use crate::train::config::TrainConfig;
 use crate::train::setup::Setup;
+use crate::train::source::ImageSource;
 use crate::train::trainer::Trainer;
 use crate::{Error, Result};
 
@@ -84,7 +85,7 @@ pub fn resume_bytes(bytes: &[u8], config: &TrainConfig, data_digest: &str, shape
 }
 
 /// The bytes of the prior that the averaged weights make.
-pub fn shipped_bytes(trainer: &Trainer, data_digest: &str, description: &str) -> Result<Vec<u8>> {
+pub fn shipped_bytes(trainer: &Trainer, source: &dyn ImageSource) -> Result<Vec<u8>> {
     let (config, setup) = (&trainer.config, &trainer.setup);
     let optimizer = &config.optimizer;
     let recipe = format!(
@@ -105,17 +106,17 @@ pub fn shipped_bytes(trainer: &Trainer, data_digest: &str, description: &str) ->
     let card = Card {
         name: config.prior.name.clone(),
         architecture: Architecture::Lean(config.network.clone()),
-        pixel_kpc: config.prior.pixel_kpc,
-        size: config.prior.size,
-        bands: config.prior.bands.clone(),
+        pixel_kpc: config.data.pixel_kpc,
+        size: config.data.size as i64,
+        bands: config.data.bands.clone(),
         stretch: setup.stretch,
-        normalisation: Normalisation::ReferenceBand { band: config.prior.reference_band },
+        normalisation: Normalisation::ReferenceBand { band: config.reference_band()? },
         sigma_min: config.levels.sigma_min,
         sigma_max: setup.sigma_max,
         redshift_range: config.prior.redshift_range,
-        resolution_kpc: config.prior.resolution_kpc,
-        training_data: description.into(),
-        training_digest: data_digest.into(),
+        resolution_kpc: source.resolution_kpc(),
+        training_data: source.description(),
+        training_digest: source.digest(),
         recipe,
         caution: config.prior.caution.clone(),
     };

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::prior::card::LeanConfig;
+use crate::train::dataset::DatasetConfig;
 use crate::{Error, Result};
 
 /// A whole training config.
@@ -12,7 +13,7 @@ use crate::{Error, Result};
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     pub prior: PriorSection,
-    pub data: DataSection,
+    pub data: DatasetConfig,
     pub network: LeanConfig,
     #[serde(default)]
     pub covariance: CovarianceSection,
@@ -28,26 +29,8 @@ pub struct TrainConfig {
 #[serde(deny_unknown_fields)]
 pub struct PriorSection {
     pub name: String,
-    /// Bands, in the order of the channels.
-    pub bands: Vec<String>,
-    /// Pixels on a side.
-    pub size: i64,
-    /// kpc.
-    pub pixel_kpc: f64,
-    /// The band whose total flux is one (its index).
-    pub reference_band: usize,
     pub redshift_range: [f64; 2],
-    /// FWHM of the training images, kpc.
-    pub resolution_kpc: f64,
     pub caution: String,
-}
-
-/// Which images.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum DataSection {
-    /// Round blobs, for tests of the machinery.
-    Toy,
 }
 
 /// How the Gaussian part of the prior is fitted.
@@ -159,6 +142,11 @@ impl Default for RunSection {
 }
 
 impl TrainConfig {
+    /// Index of the band whose total flux is one.
+    pub fn reference_band(&self) -> Result<usize> {
+        Ok(self.data.grid()?.reference)
+    }
+
     /// Reads and checks a config.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
@@ -172,12 +160,7 @@ impl TrainConfig {
     /// Checks what the types cannot say.
     pub fn check(&self) -> Result<()> {
         let wrong = |key: &str, what: &str| Err(Error::usage(format!("{key}: {what}")));
-        if self.prior.bands.is_empty() {
-            return wrong("prior.bands", "expected at least one band");
-        }
-        if self.prior.reference_band >= self.prior.bands.len() {
-            return wrong("prior.reference_band", "expected the index of a band, from 0");
-        }
+        self.reference_band()?;
         if self.optimizer.batch == 0 || self.optimizer.steps == 0 {
             return wrong("optimizer", "`batch` and `steps` must be positive");
         }

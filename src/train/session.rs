@@ -83,7 +83,7 @@ pub fn run(config: &TrainConfig, source: Arc<dyn ImageSource>, options: &Options
     let mut heldout_log = Log::open(&folder.join("heldout.csv"), trainer.step)?;
     let save = |trainer: &Trainer| -> Result<()> {
         publish(&checkpoint, &checkpoint_bytes(trainer, &digest)?)?;
-        publish(&folder.join("prior.safetensors"), &shipped_bytes(trainer, &digest, &source.description())?)?;
+        publish(&folder.join("prior.safetensors"), &shipped_bytes(trainer, source.as_ref())?)?;
         draw_sheet(trainer, &folder.join("draws.png"))
     };
 

@@ -72,7 +72,7 @@ impl Setup {
 /// the reference band.
 fn stretch_scale(source: &dyn ImageSource, config: &TrainConfig) -> Result<f64> {
     let n = source.shape()[1] as usize;
-    let band = config.prior.reference_band;
+    let band = config.reference_band()?;
     let mut found = Vec::new();
     for draw in 0..STRETCH_IMAGES {
         let image = source.training_image(draw)?;

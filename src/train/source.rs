@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::random::{Key, Purpose};
+use crate::train::dataset::Dataset;
 
 /// Images by index: the same index gives the same image, whatever was asked before.
 pub trait ImageSource: Send + Sync {
@@ -17,6 +18,8 @@ pub trait ImageSource: Send + Sync {
     fn digest(&self) -> String;
     /// What the images are, in words.
     fn description(&self) -> String;
+    /// Effective resolution of the images (FWHM), kpc.
+    fn resolution_kpc(&self) -> f64;
 }
 
 /// Round exponential blobs of random size, colour and place: quick images for tests of the machinery.
@@ -81,5 +84,44 @@ impl ImageSource for Toy {
 
     fn description(&self) -> String {
         "round exponential blobs".into()
+    }
+
+    fn resolution_kpc(&self) -> f64 {
+        0.0
+    }
+}
+
+impl ImageSource for Dataset {
+    fn shape(&self) -> [i64; 3] {
+        let grid = self.grid();
+        [grid.bands.len() as i64, grid.size as i64, grid.size as i64]
+    }
+
+    fn training_image(&self, draw: u64) -> Result<Vec<f32>> {
+        Ok(Dataset::training_image(self, draw))
+    }
+
+    fn heldout_len(&self) -> usize {
+        Dataset::heldout_len(self)
+    }
+
+    fn heldout_image(&self, index: usize) -> Result<Vec<f32>> {
+        Ok(Dataset::heldout_image(self, index))
+    }
+
+    fn digest(&self) -> String {
+        Dataset::digest(self).into()
+    }
+
+    fn description(&self) -> String {
+        let [procedural, real, heldout_procedural, heldout_real] = self.counts();
+        format!(
+            "{procedural} procedurally drawn galaxies and {real} real ones with augmentation ({heldout_procedural} and \
+             {heldout_real} more held out)"
+        )
+    }
+
+    fn resolution_kpc(&self) -> f64 {
+        Dataset::resolution_kpc(self)
     }
 }
