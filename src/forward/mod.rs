@@ -20,6 +20,7 @@ pub mod galaxy;
 pub mod noise;
 pub mod psf;
 pub mod sampling;
+mod spectral;
 pub mod stretch;
 
 pub use field::Field;
