@@ -23,9 +23,9 @@ pub mod sampling;
 mod spectral;
 pub mod stretch;
 
-pub use field::Field;
+pub use field::{Field, Window};
 pub use galaxy::{GalaxyLikelihood, GalaxyLikelihoodInput};
-pub use noise::SkyNoise;
+pub use noise::{SkyNoise, correlated_grid};
 pub use psf::Psf;
 pub use sampling::SamplingOperator;
 pub use stretch::Stretch;
