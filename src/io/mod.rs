@@ -1,7 +1,6 @@
 //! io
 
 pub mod npz;
-//! Files: the only place that names hdf5 or fitsio, and the only one that renames.
 
 pub mod hdf5;
 pub mod publish;
