@@ -5,6 +5,9 @@
 //! y_ci = sum_j F_cj Phi_c(r_i - r_j) + b_c + noise  flux per detector pixel (nJy)
 //! ```
 //!
+//! The prior's grid: the target sits at prior coordinate ((n-1)/2, (n-1)/2), the middle of the grid, as the centroids of
+//! the training images do. The products' WCS has its reference pixel there. Pixel coordinates are 0-based in the program.
+//!
 //! This module is pure: values in, values out.
 
 use tch::Tensor;
@@ -12,8 +15,19 @@ use tch::Tensor;
 use crate::Result;
 use crate::random::BlockNoise;
 
+pub mod field;
+pub mod galaxy;
+pub mod noise;
+pub mod psf;
+pub mod sampling;
+mod spectral;
 pub mod stretch;
 
+pub use field::{Field, Window};
+pub use galaxy::{GalaxyLikelihood, GalaxyLikelihoodInput};
+pub use noise::{SkyNoise, correlated_grid};
+pub use psf::Psf;
+pub use sampling::SamplingOperator;
 pub use stretch::Stretch;
 
 /// A batch of B latent galaxies, or of directions in that space.
