@@ -9,8 +9,11 @@ use crate::prior::Denoiser;
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
+pub mod dps;
 pub mod dps_paper;
 mod guidance;
+#[cfg(test)]
+mod toy;
 
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {
