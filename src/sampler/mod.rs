@@ -10,6 +10,10 @@ use crate::random::BlockNoise;
 use crate::{Error, Result};
 
 pub mod dps;
+pub mod conjugate_gradient;
+pub mod perturb_map;
+
+pub use perturb_map::PerturbMap;
 pub mod dps_paper;
 mod guidance;
 #[cfg(test)]
