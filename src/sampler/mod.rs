@@ -10,6 +10,7 @@ use crate::random::BlockNoise;
 use crate::{Error, Result};
 
 pub mod build;
+pub mod dps;
 pub mod conjugate_gradient;
 pub mod dps_paper;
 mod guidance;
@@ -18,6 +19,8 @@ pub mod perturb_map;
 pub use build::build;
 pub use dps_paper::DpsPaper;
 pub use perturb_map::PerturbMap;
+#[cfg(test)]
+mod toy;
 
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {
