@@ -6,3 +6,5 @@ mod doctor;
 mod layout;
 #[path = "suite/slurm.rs"]
 mod slurm;
+#[path = "suite/products.rs"]
+mod products;
