@@ -1,5 +1,7 @@
 //! From a catalogue's target to an observation: cutout, PSF, noise and mask in every band, calibrated to nJy.
 
+mod frame;
+mod noise;
 pub mod pattern;
 
 use crate::sky::wcs::TanWcs;
