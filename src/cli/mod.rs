@@ -20,12 +20,7 @@ mod status;
 mod train;
 mod verify;
 
-/// Exit code: all done.
-pub const DONE: i32 = 0;
-/// Exit code: done, but some objects failed.
-pub const SOME_FAILED: i32 = 3;
-/// Exit code: stopped early, run again to go on.
-pub const RESUMABLE: i32 = 75;
+pub use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 
 #[derive(Parser)]
 #[command(name = "unseeing", version, about, long_about = None)]
@@ -70,6 +65,7 @@ enum Command {
 
 /// Parses the command line, runs the command and returns the exit code.
 pub fn main() -> i32 {
+    crate::device::prepare_environment();
     let arguments = Arguments::parse();
     let outcome: Result<i32> = match arguments.command {
         Command::Plan(args) => plan::run(args),

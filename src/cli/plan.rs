@@ -6,10 +6,10 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 
 use super::DONE;
-use super::run::read_targets;
 use crate::config::Config;
 use crate::survey::folder::Folder;
 use crate::survey::plan::Plan;
+use crate::survey::run::read_targets;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing plan`.

@@ -10,15 +10,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::catalog::Target;
 use crate::cluster::{self, Comm, signals};
-use crate::config::Config;
 use crate::survey::engine::Engine;
 use crate::survey::receipt::{PlainWriter, ShardWriter};
 use crate::survey::run::Options;
-use crate::survey::toy::{self, Toy};
+use crate::survey::toy::Toy;
 use crate::survey::worker::RankContext;
-use crate::survey::{self};
+use crate::survey;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing run`.
@@ -53,8 +51,10 @@ pub fn run(args: Args) -> Result<i32> {
             EngineKind::Posterior => Arc::new(posterior_engine),
             EngineKind::Toy => Arc::new(Toy::build),
         },
-        writer: shard_writer(),
-        targets: read_targets,
+        writer: match args.engine {
+            EngineKind::Posterior => product_writer(),
+            EngineKind::Toy => Arc::new(PlainWriter),
+        },
         stop,
     };
     let outcome = survey::run::run(comm.as_ref(), &options);
@@ -70,15 +70,15 @@ fn posterior_engine(_context: &RankContext) -> Result<Box<dyn Engine>> {
 }
 
 /// The writer of product files.
-pub fn shard_writer() -> Arc<dyn ShardWriter> {
+fn product_writer() -> Arc<dyn ShardWriter> {
     // PLUG IN: the HDF5 writer.
     Arc::new(PlainWriter)
 }
 
-/// The catalogue's targets.
-pub fn read_targets(config: &Config) -> Result<Box<dyn Iterator<Item = Result<Target>>>> {
-    // PLUG IN: the catalogue reader.
-    toy::targets(config)
+/// The writer that made `file`, by its ending: so that products can be checked without knowing the engine.
+pub fn writer_of(file: &Path) -> Arc<dyn ShardWriter> {
+    let plain = PlainWriter.extension();
+    if file.extension().is_some_and(|ending| ending == plain) { Arc::new(PlainWriter) } else { product_writer() }
 }
 
 /// Messages go to the terminal: all of the leader's (as RUST_LOG says, if it is set), warnings of the other ranks. A log

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 
 use super::DONE;
-use super::run::shard_writer;
+use super::run::writer_of;
 use crate::survey::folder::Folder;
 use crate::survey::plan::Plan;
 use crate::survey::receipt::Receipt;
@@ -29,13 +29,12 @@ pub fn run(args: Args) -> Result<i32> {
         Error::usage(format!("{}: has no plan, so there is nothing to verify", folder.root().display()))
     })?;
     let digest = plan.digest()?;
-    let writer = shard_writer();
     let mut shards = Vec::new();
     let mut faults = 0;
     for shard in Receipt::list(&folder)? {
         let checked = Receipt::read(&folder, shard).and_then(|receipt| {
             let receipt = receipt.ok_or_else(|| Error::internal("the receipt has vanished"))?;
-            receipt.check(&folder, &digest, writer.as_ref()).map(|()| receipt.content_blake3)
+            receipt.check(&folder, &digest, writer_of(&receipt.file).as_ref()).map(|()| receipt.content_blake3)
         });
         match checked {
             Ok(content) => shards.push(json!({ "shard": shard, "ok": true, "content_blake3": content })),

@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 
+pub mod about;
 mod alone;
 pub mod local;
 mod mpi;

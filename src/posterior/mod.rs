@@ -3,9 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod flags;
 pub mod moments;
+pub mod morphology;
 pub mod tree;
+pub mod variance_ratio;
 
+pub use flags::Flag;
 pub use moments::Moments;
 
 /// The merged result of an aligned range of blocks of one object: what goes over the wire and into the journal.

@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::receipt::{Receipt, ShardContext, ShardWriter};
 use super::shard::{OpenShard, Opened, open_next};
 use super::worker::Worker;
-use crate::cli::{DONE, RESUMABLE, SOME_FAILED};
+use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::cluster::Comm;
 use crate::config::Config;
 use crate::posterior::tree::TreeNode;
@@ -37,6 +37,7 @@ pub struct Survey<'a> {
     pub folder: &'a Folder,
     pub plan: &'a Plan,
     pub config: &'a Config,
+    pub prior: &'a [u8],
     pub writer: &'a dyn ShardWriter,
 }
 
@@ -413,8 +414,8 @@ impl<'a> Leader<'a> {
         let done: Vec<u32> = self.shards.iter().filter(|(_, shard)| shard.is_done()).map(|(&index, _)| index).collect();
         for index in done {
             let Some(shard) = self.shards.remove(&index) else { continue };
-            let Survey { comm, folder, plan, config, writer } = self.survey;
-            let context = ShardContext { plan, config, shard: index };
+            let Survey { comm, folder, plan, config, prior, writer } = self.survey;
+            let context = ShardContext { plan, config, prior, shard: index };
             let hosts = self.ranks.iter().filter(|rank| rank.ready).map(|rank| rank.host.clone()).collect();
             match shard.publish(folder, &context, writer, &hosts, comm.size() as u32)? {
                 Some(receipt) => {

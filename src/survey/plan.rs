@@ -65,28 +65,17 @@ pub struct Plan {
     /// The CPU instructions that libtorch may use (CPU runs), as in `ATEN_CPU_CAPABILITY`.
     pub cpu_capability: Option<String>,
     pub catalog: Vec<FileDigest>,
-    pub prior: Vec<FileDigest>,
+    pub prior: FileDigest,
     /// The resolved config.
     pub config: Value,
     pub shards: Vec<ShardRange>,
 }
 
-/// The files of a prior: its weights and, where it is there, its moments.
-pub fn prior_files(config: &Config) -> Vec<PathBuf> {
-    let moments = config.prior.path.with_extension("moments.safetensors");
-    let mut files = vec![config.prior.path.clone()];
-    if moments != config.prior.path && moments.exists() {
-        files.push(moments);
-    }
-    files
-}
-
 impl Plan {
     /// Makes the plan of a survey and writes it into its run folder; `targets` streams the catalogue.
     fn create(config: &Config, folder: &Folder, targets: &mut dyn Iterator<Item = Result<Target>>) -> Result<Plan> {
-        check_counts(config)?;
         let catalog = config.catalog.paths.iter().map(|path| FileDigest::of(path)).collect::<Result<_>>()?;
-        let prior = prior_files(config).iter().map(|path| FileDigest::of(path)).collect::<Result<_>>()?;
+        let prior = FileDigest::of(&config.prior.path)?;
         folder.create()?;
         let shards = publish::publish(&folder.targets(), |file| {
             let mut table = std::io::BufWriter::new(file);
@@ -172,11 +161,7 @@ impl Plan {
             Ok(())
         };
         moved("catalogue", &self.catalog, &config.catalog.paths, &mut drifts)?;
-        let prior = prior_files(config);
-        moved("prior", &self.prior, &prior, &mut drifts)?;
-        if self.prior.len() != prior.len() {
-            drifts.push(format!("the prior had {} files and has {}", self.prior.len(), prior.len()));
-        }
+        moved("prior", std::slice::from_ref(&self.prior), std::slice::from_ref(&config.prior.path), &mut drifts)?;
         if drifts.is_empty() {
             return Ok(());
         }
@@ -220,34 +205,6 @@ impl Plan {
         let found = self.shards.get(shard as usize);
         found.ok_or_else(|| Error::internal(format!("shard {shard} of {}", self.shards.len())))
     }
-}
-
-fn check_counts(config: &Config) -> Result<()> {
-    let counts = [
-        ("survey.shard_objects", config.survey.shard_objects),
-        ("posterior.samples", config.posterior.samples),
-        ("posterior.block", config.posterior.block),
-        ("sampler.steps", config.sampler.steps),
-        ("run.threads", config.run.threads),
-    ];
-    for (key, value) in counts {
-        if value == 0 {
-            return Err(Error::usage(format!("config key `{key}` is 0 and must be at least 1")));
-        }
-    }
-    let times = [
-        ("run.journal_interval", config.run.journal_interval),
-        ("run.hang_timeout", config.run.hang_timeout),
-        ("run.claim_timeout", config.run.claim_timeout),
-    ];
-    for (key, value) in times {
-        if !value.is_finite() || value <= 0.0 {
-            return Err(Error::usage(format!(
-                "config key `{key}` is {value} and must be a positive number of seconds"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Writes the table shard by shard, so that a catalogue of any length fits in memory.
@@ -315,13 +272,14 @@ fn compare(key: &str, planned: &Value, now: &Value, drifts: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::survey::run::read_targets as targets;
     use crate::survey::toy;
 
     fn planned(objects: u32) -> (tempfile::TempDir, Config, Folder, Plan) {
         let root = tempfile::tempdir().unwrap();
         let config = toy::config(root.path(), &toy::names(objects), 4).unwrap();
         let folder = Folder::new(&config.survey.folder);
-        let (plan, new) = Plan::ensure(&config, &folder, || toy::targets(&config)).unwrap();
+        let (plan, new) = Plan::ensure(&config, &folder, || targets(&config)).unwrap();
         assert!(new);
         (root, config, folder, plan)
     }
@@ -331,7 +289,7 @@ mod tests {
         let (_root, config, folder, plan) = planned(10);
         assert_eq!(plan.shards.iter().map(|shard| shard.count).collect::<Vec<_>>(), [4, 4, 2]);
         let found: Vec<Target> = (0..3).flat_map(|shard| plan.targets(&folder, shard).unwrap()).collect();
-        let want: Vec<Target> = toy::targets(&config).unwrap().map(|target| target.unwrap()).collect();
+        let want: Vec<Target> = targets(&config).unwrap().map(|target| target.unwrap()).collect();
         assert_eq!(found, want);
     }
 
@@ -339,11 +297,11 @@ mod tests {
     fn planning_again_changes_nothing_and_drift_is_named() {
         let (_root, config, folder, plan) = planned(3);
         let bytes = std::fs::read(folder.plan()).unwrap();
-        let (again, new) = Plan::ensure(&config, &folder, || toy::targets(&config)).unwrap();
+        let (again, new) = Plan::ensure(&config, &folder, || targets(&config)).unwrap();
         assert!(!new && again == plan && std::fs::read(folder.plan()).unwrap() == bytes);
 
         let drift = |config: &Config| {
-            let error = Plan::ensure(config, &folder, || toy::targets(config)).unwrap_err();
+            let error = Plan::ensure(config, &folder, || targets(config)).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             error.to_string()
         };
@@ -352,7 +310,7 @@ mod tests {
         assert!(drift(&changed).contains("`sampler.steps` was 6 and is 7"), "{}", drift(&changed));
         let mut timeouts = config.clone();
         timeouts.run.hang_timeout += 1.0;
-        assert!(Plan::ensure(&timeouts, &folder, || toy::targets(&timeouts)).is_ok());
+        assert!(Plan::ensure(&timeouts, &folder, || targets(&timeouts)).is_ok());
         std::fs::write(&config.prior.path, b"other weights").unwrap();
         assert!(drift(&config).contains("prior"), "{}", drift(&config));
         std::fs::write(&config.catalog.paths[0], b"object_id\nx\n").unwrap();
@@ -364,7 +322,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let names: Vec<(String, String)> = ["a", "b", "a"].iter().map(|id| (id.to_string(), String::new())).collect();
         let config = toy::config(root.path(), &names, 2).unwrap();
-        let error = Plan::ensure(&config, &Folder::new(&config.survey.folder), || toy::targets(&config)).unwrap_err();
+        let error = Plan::ensure(&config, &Folder::new(&config.survey.folder), || targets(&config)).unwrap_err();
         assert!(error.to_string().contains("`a` twice"), "{error}");
     }
 

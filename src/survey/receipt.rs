@@ -17,6 +17,8 @@ use crate::{Error, Result};
 pub struct ShardContext<'a> {
     pub plan: &'a Plan,
     pub config: &'a Config,
+    /// The prior's file.
+    pub prior: &'a [u8],
     pub shard: u32,
 }
 

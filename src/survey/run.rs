@@ -17,8 +17,8 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::receipt::{Receipt, ShardWriter};
 use super::worker::{EngineFactory, RankContext, Worker};
-use crate::catalog::Target;
-use crate::cli::{DONE, SOME_FAILED};
+use crate::catalog::{self, Target};
+use crate::error::exit::{DONE, SOME_FAILED};
 use crate::cluster::Comm;
 use crate::config::Config;
 use crate::io::{digest, publish};
@@ -28,7 +28,9 @@ use crate::{Error, Result};
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Streams the targets of a config's catalogue.
-pub type TargetReader = fn(&Config) -> Result<Box<dyn Iterator<Item = Result<Target>>>>;
+pub fn read_targets(config: &Config) -> Result<Box<dyn Iterator<Item = Result<Target>>>> {
+    Ok(Box::new(catalog::targets(config)?))
+}
 
 /// What a run needs besides its ranks.
 #[derive(Clone)]
@@ -36,7 +38,6 @@ pub struct Options {
     pub config: PathBuf,
     pub factory: EngineFactory,
     pub writer: Arc<dyn ShardWriter>,
-    pub targets: TargetReader,
     /// Raised by a signal: save and leave.
     pub stop: Arc<AtomicBool>,
 }
@@ -48,7 +49,6 @@ enum Start {
         config: String,
         threads: u32,
         cpu_capability: Option<String>,
-        prior_files: usize,
     },
     /// Nothing to do, or nothing can be done: leave.
     Leave,
@@ -59,7 +59,7 @@ struct Prepared {
     config: Config,
     folder: Folder,
     plan: Plan,
-    prior: Vec<Vec<u8>>,
+    prior: Vec<u8>,
 }
 
 /// Works on the survey; the same call on every rank. Returns the exit code, on ranks other than 0 always `DONE`.
@@ -93,7 +93,7 @@ pub fn run(comm: &dyn Comm, options: &Options) -> Result<i32> {
 fn prepare(options: &Options) -> Result<Prepared> {
     let config = Config::read(&options.config)?;
     let folder = Folder::new(&config.survey.folder);
-    let (plan, new) = Plan::ensure(&config, &folder, || (options.targets)(&config))?;
+    let (plan, new) = Plan::ensure(&config, &folder, || read_targets(&config))?;
     if new {
         tracing::info!("planned {} objects in {} shards", plan.objects, plan.shards.len());
     }
@@ -101,14 +101,10 @@ fn prepare(options: &Options) -> Result<Prepared> {
     let now = claim::file_system_now(&folder.claims())?;
     publish::sweep(&folder.shards(), now, LEFTOVER_AGE)?;
     publish::sweep(&folder.receipts(), now, LEFTOVER_AGE)?;
-    let mut prior = Vec::new();
-    for file in &plan.prior {
-        let bytes = std::fs::read(&file.path)
-            .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", file.path.display())))?;
-        if digest::bytes(&bytes) != file.blake3 {
-            return Err(Error::usage(format!("{}: the prior has just been changed", file.path.display())));
-        }
-        prior.push(bytes);
+    let prior = std::fs::read(&plan.prior.path)
+        .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", plan.prior.path.display())))?;
+    if digest::bytes(&prior) != plan.prior.blake3 {
+        return Err(Error::usage(format!("{}: the prior has just been changed", plan.prior.path.display())));
     }
     Ok(Prepared { config, folder, plan, prior })
 }
@@ -134,14 +130,14 @@ fn published(folder: &Folder) -> Result<(u64, u64, usize)> {
     Ok((objects, failed, shards.len()))
 }
 
-fn context(comm: &dyn Comm, config: Config, threads: u32, prior: Vec<Vec<u8>>) -> RankContext {
+fn context(comm: &dyn Comm, config: Config, threads: u32, prior: Arc<Vec<u8>>) -> RankContext {
     RankContext {
         rank: comm.rank(),
         local_rank: comm.local_rank(),
         local_size: comm.local_size(),
         threads,
         config,
-        prior: Arc::new(prior),
+        prior,
     }
 }
 
@@ -149,14 +145,14 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
     let Prepared { config, folder, plan, prior } = prepared;
     let text = serde_json::to_string(&config).map_err(|error| Error::internal(error.to_string()))?;
     let (threads, cpu_capability) = (plan.threads, plan.cpu_capability.clone());
-    let start = Start::Go { config: text, threads, cpu_capability: cpu_capability.clone(), prior_files: prior.len() };
+    let start = Start::Go { config: text, threads, cpu_capability: cpu_capability.clone() };
     comm.broadcast(encode(&start)?)?;
-    let prior = prior.into_iter().map(|bytes| comm.broadcast(bytes)).collect::<Result<Vec<_>>>()?;
+    let prior = Arc::new(comm.broadcast(prior)?);
     if let Some(planned) = &cpu_capability {
         pins::pin(planned)?;
     }
-    let mut worker = Worker::start(context(comm, config.clone(), threads, prior), options.factory.clone())?;
-    let survey = Survey { comm, folder: &folder, plan: &plan, config: &config, writer: options.writer.as_ref() };
+    let mut worker = Worker::start(context(comm, config.clone(), threads, prior.clone()), options.factory.clone())?;
+    let survey = Survey { comm, folder: &folder, plan: &plan, config: &config, prior: &prior, writer: options.writer.as_ref() };
     let (objects, failed, _) = published(&folder)?;
     let progress = Progress::new(&plan, config.sampler.steps, objects, failed);
     let mut leader = Leader::new(survey, &mut worker, options.stop.clone(), progress);
@@ -173,8 +169,8 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
 /// A rank other than 0: carries messages between the leader and this rank's worker.
 fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
     let start: Start = decode(&comm.broadcast(Vec::new())?)?;
-    let Start::Go { config, threads, cpu_capability, prior_files } = start else { return Ok(DONE) };
-    let prior = (0..prior_files).map(|_| comm.broadcast(Vec::new())).collect::<Result<Vec<_>>>()?;
+    let Start::Go { config, threads, cpu_capability } = start else { return Ok(DONE) };
+    let prior = Arc::new(comm.broadcast(Vec::new())?);
     let config: Config =
         serde_json::from_str(&config).map_err(|error| Error::internal(format!("the leader's config: {error}")))?;
     if let Some(planned) = &cpu_capability {
@@ -228,7 +224,6 @@ mod tests {
             config: root.join("survey.toml"),
             factory: Arc::new(Toy::build),
             writer: Arc::new(PlainWriter),
-            targets: toy::targets,
             stop: Arc::new(AtomicBool::new(false)),
         }
     }

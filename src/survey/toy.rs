@@ -175,34 +175,3 @@ pub fn config(root: &Path, objects: &[(String, String)], shard_objects: u32) -> 
     std::fs::write(&path, text).map_err(fault)?;
     Config::read(&path)
 }
-
-/// Reads the CSV catalogue of `config`, with every further column kept as text.
-pub fn targets(config: &Config) -> Result<Box<dyn Iterator<Item = Result<Target>>>> {
-    let columns = config.catalog.columns.clone();
-    let mut all = Vec::new();
-    for path in &config.catalog.paths {
-        let fault = |error: csv::Error| Error::usage(format!("{}: {error}", path.display()));
-        let mut reader = csv::Reader::from_path(path).map_err(fault)?;
-        for row in reader.deserialize() {
-            let mut row: std::collections::BTreeMap<String, String> = row.map_err(fault)?;
-            let mut take = |name: &str| row.remove(name).unwrap_or_default();
-            let id = take(&columns.id);
-            let number = |text: String| text.parse::<f64>().unwrap_or(f64::NAN);
-            let (ra, dec) = (number(take(&columns.ra)), number(take(&columns.dec)));
-            let redshift = number(take(&columns.redshift));
-            let trouble = redshift.is_nan().then(|| "has no redshift".to_string());
-            all.push(Ok(Target {
-                id,
-                ra,
-                dec,
-                redshift: if redshift.is_nan() { 0.0 } else { redshift },
-                redshift_error: None,
-                ebv: None,
-                extinction: None,
-                columns: row,
-                trouble,
-            }));
-        }
-    }
-    Ok(Box::new(all.into_iter()))
-}

@@ -13,6 +13,7 @@ use super::health::Pulse;
 use super::lease::{Lease, Outcome, Parts, ToLeader, ToWorker};
 use crate::cluster;
 use crate::config::Config;
+use crate::device;
 use crate::posterior::tree::TreeNode;
 use crate::{Error, Result};
 
@@ -26,8 +27,8 @@ pub struct RankContext {
     /// Threads of the network; set, and checked, before the engine is built.
     pub threads: u32,
     pub config: Config,
-    /// The prior's files (weights first, then moments if there are any), read and hashed once by the leader.
-    pub prior: Arc<Vec<Vec<u8>>>,
+    /// The prior's file, read and hashed once by the leader.
+    pub prior: Arc<Vec<u8>>,
 }
 
 /// Builds a rank's engine, on the thread that will run it.
@@ -107,7 +108,7 @@ impl Desk {
     }
 
     fn work(&self, context: &RankContext, factory: &EngineFactory) {
-        let outcome = pin_threads(context.threads).and_then(|()| factory(context));
+        let outcome = device::set_threads(context.threads).and_then(|_| factory(context));
         match outcome {
             Ok(mut engine) => {
                 self.tell(ToLeader::Ready { host: cluster::host() });
@@ -244,17 +245,4 @@ impl Desk {
         told.extend(nodes.iter().map(|(place, _)| *place));
         self.tell(ToLeader::Saved { object: lease.object, nodes, state });
     }
-}
-
-/// Sets the thread count that the plan fixes, on the thread that runs the network, and checks that libtorch took it.
-fn pin_threads(threads: u32) -> Result<()> {
-    tch::set_num_threads(threads as i32);
-    let found = tch::get_num_threads();
-    if found == threads as i32 {
-        return Ok(());
-    }
-    Err(Error::usage(format!(
-        "libtorch works with {found} threads instead of the {threads} of the plan (`run.threads`): unset \
-         OMP_NUM_THREADS and OMP_THREAD_LIMIT, or plan with another number"
-    )))
 }
