@@ -152,18 +152,19 @@ fn read_and_measure(target: &Target, config: &Config, field_arcsec: f64) -> Resu
         }
     }
     let position = wcs
-        .world_to_pixel(target.ra, target.dec)
+        .sky_to_pixel([target.ra, target.dec])
+        .ok()
         .filter(|&[x, y]| x > -0.5 && y > -0.5 && x < shape[1] as f64 - 0.5 && y < shape[0] as f64 - 0.5);
     let Some(position) = position else {
         let (ra, dec) = (target.ra, target.dec);
-        let centre = wcs.pixel_to_world(shape[1] as f64 / 2.0, shape[0] as f64 / 2.0);
+        let centre = wcs.pixel_to_sky([shape[1] as f64 / 2.0, shape[0] as f64 / 2.0]);
         let what = format!(
             "RA {ra:.6}, Dec {dec:.6} is outside the image, whose centre is {:.6}, {:.6}",
             centre[0], centre[1]
         );
         return Err(trouble(what));
     };
-    let pixel_scale = wcs.pixel_scale_arcsec();
+    let pixel_scale = wcs.pixel_scale();
     let half = 0.5 * field_arcsec / pixel_scale;
     let outer = (half + BEYOND).max(SURROUNDINGS);
     let (rows, columns) = (range(position[1], outer, shape[0]), range(position[0], outer, shape[1]));
@@ -223,10 +224,10 @@ fn grid_difference(first: &Exposure, other: &Exposure, target: &Target) -> Optio
     if first.shape != other.shape {
         return Some(format!("it has {:?} pixels, not {:?}", other.shape, first.shape));
     }
-    let corner = first.wcs.pixel_to_world(0.0, 0.0);
+    let corner = first.wcs.pixel_to_sky([0.0, 0.0]);
     for [ra, dec] in [[target.ra, target.dec], corner] {
-        let (here, there) = (first.wcs.world_to_pixel(ra, dec), other.wcs.world_to_pixel(ra, dec));
-        let (Some([x, y]), Some([u, v])) = (here, there) else { continue };
+        let (here, there) = (first.wcs.sky_to_pixel([ra, dec]), other.wcs.sky_to_pixel([ra, dec]));
+        let (Ok([x, y]), Ok([u, v])) = (here, there) else { continue };
         let shift = (x - u).hypot(y - v);
         // A NaN counts as a difference.
         if shift.is_nan() || shift >= SAME_GRID {

@@ -20,7 +20,7 @@ impl Scene {
     fn new() -> Scene {
         let scale = SCALE / 3600.0;
         let wcs = TanWcs { crval: [150.0, 2.2], crpix: [400.0, -300.0], cd: [[-scale, 0.0], [0.0, scale]] };
-        let [ra, dec] = wcs.pixel_to_world(120.3, 99.6);
+        let [ra, dec] = wcs.pixel_to_sky([120.3, 99.6]);
         let target = Target {
             id: "42".into(),
             ra,
@@ -115,7 +115,7 @@ fn an_observation_is_calibrated_cut_and_masked() {
     // The sub-pixel position is kept, and the WCS of the cut agrees with it.
     let [x, y] = observation.target;
     assert!((x.fract() - 0.3).abs() < 1e-6 && (y.fract() - 0.6).abs() < 1e-6, "{x} {y}");
-    let [u, v] = observation.wcs.world_to_pixel(scene.target.ra, scene.target.dec).unwrap();
+    let [u, v] = observation.wcs.sky_to_pixel([scene.target.ra, scene.target.dec]).unwrap();
     assert!((x - u).abs() < 1e-6 && (y - v).abs() < 1e-6);
     let [_, nx] = observation.shape;
     for band in &observation.bands {
