@@ -1,216 +1,273 @@
-//! From an object's merged node to its record: the quantities of the product schema.
+//! What the leader writes into a shard's journal, and what a later attempt makes of all journals of the shard.
 
-use tch::{Kind, Tensor};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::catalog::Target;
-use crate::config::Config;
-use crate::forward::{Field, GalaxyLikelihood, Likelihood as _};
-use crate::observe::{Band, Observation};
-use crate::posterior::flags::Flag;
-use crate::posterior::variance_ratio::{variance_ratio, variance_ratio_paper};
-use crate::posterior::{Moments, Node};
-use crate::prior::Prior;
-use crate::product::{ObjectRecord, RecordArray, Status};
-use crate::sampler::to_vec;
-use crate::sky::TanWcs;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::engine::SavedBlock;
+use super::folder::Folder;
+use super::lease::Parts;
+use crate::io::journal::{self, Key, Writer};
+use crate::posterior::Node;
+use crate::posterior::tree::TreeNode;
+use crate::product::{ObjectRecord, Status};
 use crate::{Error, Result};
 
-/// A posterior mean with a reduced chi^2 above this is flagged.
-const HIGH_CHI2: f64 = 1.5;
-/// Nuisances further from their prior's mean than this many standard deviations are flagged.
-const AT_EDGE: f64 = 3.0;
-
-/// Where the field lies in the observation.
-pub struct Geometry {
-    pub field: Field,
-    /// First column and row of the window in the observation.
-    pub x: usize,
-    pub y: usize,
-    /// World coordinates of the window.
-    pub wcs: TanWcs,
-    pub flags: u32,
+/// Kinds of frames. The values are part of the format: never reorder, only append.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Kind {
+    /// An object's record, done or failed.
+    Record = 1,
+    /// A part of an object.
+    Node = 2,
+    /// A sampler state of one block.
+    State = 3,
+    /// Some worker works on the object from here on ...
+    Begin = 4,
+    /// ... and no worker does from here on.
+    End = 5,
+    /// The object has been given up because the process died twice while it was worked on.
+    Crashed = 6,
+    /// What earlier attempts said of the object's failure is void.
+    Retry = 7,
 }
 
-impl Geometry {
-    /// The window's part of a plane of the observation, `width` pixels wide.
-    pub fn cut<'a, T: Copy>(&self, plane: &'a [T], width: usize) -> impl Iterator<Item = T> + use<'a, T> {
-        let [my, mx] = self.field.shape.map(|side| side as usize);
-        let (x, y) = (self.x, self.y);
-        (y..y + my).flat_map(move |row| plane[row * width + x..row * width + x + mx].iter().copied())
+/// Reason of objects in flight at two process deaths.
+const CRASHED: &str = "crashed: the process died twice while working on it (`unseeing retry` tries again)";
+/// Deaths after which an object is given up.
+pub const DEATHS: u32 = 2;
+
+/// The journal of this attempt.
+pub struct ShardJournal {
+    writer: Writer,
+}
+
+impl ShardJournal {
+    pub fn create(folder: &Folder, shard: u32, attempt: u32) -> Result<ShardJournal> {
+        Ok(ShardJournal { writer: Writer::create(&folder.journal(shard, attempt))? })
+    }
+
+    pub fn record(&mut self, object: u64, record: &ObjectRecord) -> Result<()> {
+        self.append(Kind::Record, key(object, 0, 0), record)
+    }
+
+    pub fn node(&mut self, object: u64, place: TreeNode, node: &Node) -> Result<()> {
+        self.append(Kind::Node, key(object, place.level, place.index), node)
+    }
+
+    pub fn state(&mut self, object: u64, saved: &SavedBlock) -> Result<()> {
+        self.append(Kind::State, key(object, saved.block, saved.state.step), saved)
+    }
+
+    pub fn begin(&mut self, object: u64) -> Result<()> {
+        self.append(Kind::Begin, key(object, 0, 0), &())
+    }
+
+    pub fn end(&mut self, object: u64) -> Result<()> {
+        self.append(Kind::End, key(object, 0, 0), &())
+    }
+
+    pub fn crashed(&mut self, object: u64) -> Result<()> {
+        self.append(Kind::Crashed, key(object, 0, 0), &())
+    }
+
+    pub fn retry(&mut self, object: u64) -> Result<()> {
+        self.append(Kind::Retry, key(object, 0, 0), &())
+    }
+
+    /// Forces everything to the disk.
+    pub fn sync(&mut self) -> Result<()> {
+        self.writer.sync()
+    }
+
+    fn append<T: Serialize>(&mut self, kind: Kind, key: Key, value: &T) -> Result<()> {
+        let payload = postcard::to_stdvec(value).map_err(|error| Error::internal(error.to_string()))?;
+        self.writer.append(kind as u32, key, &payload)
     }
 }
 
-/// What a record is made from.
-pub struct Parts<'a> {
-    pub config: &'a Config,
-    pub prior: &'a Prior,
-    pub target: &'a Target,
-    pub observation: &'a Observation,
-    pub geometry: &'a Geometry,
-    pub likelihood: &'a GalaxyLikelihood,
-    pub node: Node,
+/// What the journals know of one object.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub record: Option<ObjectRecord>,
+    pub parts: Parts,
+    pub states: BTreeMap<u32, SavedBlock>,
+    /// Process deaths while the object was worked on.
+    pub deaths: u32,
+    crashed: bool,
 }
 
-/// `name_0`, `name_1`, ...: the product schema's names of the elements of a vector.
-pub fn indexed(name: &str, index: usize) -> String {
-    format!("{name}_{index}")
+impl Known {
+    pub fn nothing(blocks: u32) -> Known {
+        Known { record: None, parts: Parts::new(blocks), states: BTreeMap::new(), deaths: 0, crashed: false }
+    }
+
+    /// Adds a state; the furthest of each block counts.
+    pub fn add_state(&mut self, saved: SavedBlock) {
+        let old = self.states.get(&saved.block).map_or(0, |old| old.state.step);
+        if saved.state.step >= old && !self.parts.has_block(saved.block) {
+            self.states.insert(saved.block, saved);
+        }
+    }
+
+    /// Adds a part, and forgets the states that it makes useless.
+    pub fn add_node(&mut self, place: TreeNode, node: Node) {
+        self.parts.insert(place, node);
+        let parts = &self.parts;
+        self.states.retain(|block, _| !parts.has_block(*block));
+    }
+
+    /// The record of an object that was given up, and the frame that says so, where it died too often.
+    pub fn give_up(&mut self, id: &str) -> Option<ObjectRecord> {
+        if self.record.is_some() || !(self.crashed || self.deaths >= DEATHS) {
+            return None;
+        }
+        Some(ObjectRecord::failed(id, CRASHED))
+    }
 }
 
-/// A per-sample column of a node; empty when it has none.
-pub fn column<'a>(node: &'a Node, name: &str) -> &'a [f32] {
-    node.samples.iter().find(|(key, _)| key == name).map_or(&[], |(_, values)| values)
+/// Reads all journals of a shard. `first` and `count` are its objects; damaged frames are skipped and reported to the log.
+pub fn recover(folder: &Folder, shard: u32, attempts: &[u32], first: u64, known: &mut [Known]) -> Result<()> {
+    // Frames of the same key must say the same, whichever attempt wrote them.
+    let mut seen: HashMap<(u32, Key), [u8; 32]> = HashMap::new();
+    for &attempt in attempts {
+        let path = folder.journal(shard, attempt);
+        let mut in_flight: BTreeSet<usize> = BTreeSet::new();
+        let skipped = journal::read(&path, |frame| {
+            let (object, a, b) = parse(&frame.key);
+            let place = object.checked_sub(first).map(|place| place as usize).filter(|&place| place < known.len());
+            let Some(place) = place else {
+                return Err(Error::file(&path, format!("speaks of object {object}, which is not in shard {shard}")));
+            };
+            let object = &mut known[place];
+            if [Kind::Record, Kind::Node, Kind::State].iter().any(|kind| *kind as u32 == frame.kind) {
+                let earlier = seen.insert((frame.kind, frame.key), frame.digest);
+                if earlier.is_some_and(|digest| digest != frame.digest) {
+                    return Err(Error::file(
+                        &path,
+                        format!(
+                            "differs from an earlier journal of the shard in what it says of object {} (kind {}, {a}, \
+                             {b}): the machine or the libraries do not give the same bits; keep the one to be trusted \
+                             and remove the other journal",
+                            place as u64 + first,
+                            frame.kind
+                        ),
+                    ));
+                }
+            }
+            match frame.kind {
+                kind if kind == Kind::Record as u32 => {
+                    object.record = Some(value(&path, frame.payload)?);
+                    in_flight.remove(&place);
+                }
+                kind if kind == Kind::Node as u32 => {
+                    object.add_node(TreeNode { level: a, index: b }, value(&path, frame.payload)?);
+                }
+                kind if kind == Kind::State as u32 => object.add_state(value(&path, frame.payload)?),
+                kind if kind == Kind::Begin as u32 => {
+                    in_flight.insert(place);
+                }
+                kind if kind == Kind::End as u32 => {
+                    in_flight.remove(&place);
+                }
+                kind if kind == Kind::Crashed as u32 => object.crashed = true,
+                kind if kind == Kind::Retry as u32 => {
+                    object.crashed = false;
+                    object.deaths = 0;
+                    if object.record.as_ref().is_some_and(|record| record.status == Status::Failed) {
+                        object.record = None;
+                        seen.remove(&(Kind::Record as u32, frame.key));
+                    }
+                }
+                other => tracing::warn!("{}: a frame of unknown kind {other} was left out", path.display()),
+            }
+            Ok(())
+        })?;
+        if skipped > 0 {
+            tracing::warn!("{}: {skipped} damaged bytes were skipped; what they held is done again", path.display());
+        }
+        for place in in_flight {
+            known[place].deaths += 1;
+        }
+    }
+    Ok(())
 }
 
-/// Standard deviation of the sky noise in a pixel, nJy.
-pub fn noise_sd(band: &Band) -> f64 {
-    let usable = || band.variance.iter().zip(&band.usable).filter(|(_, on)| **on).map(|(value, _)| f64::from(*value));
-    let count = usable().count().max(1) as f64;
-    (usable().sum::<f64>() / count).sqrt()
-}
-
-fn moments<'a>(node: &'a Node, name: &str) -> Result<&'a Moments> {
-    let found = node.moments.iter().find(|(key, _)| key == name);
-    found.map(|(_, moments)| moments).ok_or_else(|| Error::internal(format!("node without moments of `{name}`")))
-}
-
-/// Puts the record together.
-pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
-    let Parts { prior, target, observation, geometry, likelihood, node, .. } = parts;
-    let (bands, size) = (observation.bands.len(), prior.card.size as usize);
-    let field = &geometry.field;
-    let [my, mx] = field.shape.map(|side| side as usize);
-    let mut scalars: Vec<(String, f64)> = Vec::new();
-    let mut put = |name: &str, value: f64| scalars.push((name.to_string(), value));
-
-    put("ra", target.ra);
-    put("dec", target.dec);
-    put("redshift", target.redshift);
-    if let Some(error) = target.redshift_error {
-        put("redshift_error", error);
-    }
-    let flux = moments(node, "flux")?;
-    put("sample_count", flux.count as f64);
-    put("pixel_scale", field.prior_pitch);
-    put("observation_pixel_scale", field.detector_pitch);
-    put("observation_shape_0", my as f64);
-    put("observation_shape_1", mx as f64);
-    let product = geometry.wcs.product(field.target, prior.card.size, field.prior_pitch);
-    put_wcs(&mut put, "wcs", &product.map_err(|error| Error::object(&target.id, error))?);
-    put_wcs(&mut put, "observation_wcs", &geometry.wcs);
-    for (index, band) in observation.bands.iter().enumerate() {
-        put(&indexed("noise_sd", index), noise_sd(band));
-        put(&indexed("psf_fwhm", index), likelihood.psf_fwhm()[index]);
-    }
-
-    let mut flags = geometry.flags;
-    let mut flag = |which: Flag, on: bool| flags |= if on { which.bit() } else { 0 };
-    let nuisance = likelihood.nuisance();
-    let (ln_means, ln_sds, sky_sds) =
-        (to_vec(&nuisance.ln_amplitude_mean)?, to_vec(&nuisance.ln_amplitude_sd)?, to_vec(&nuisance.sky_sd)?);
-    for (index, (ln_mean, ln_sd)) in ln_means.iter().zip(&ln_sds).enumerate() {
-        let name = indexed("amplitude", index);
-        let (mean, sd) = mean_sd(column(node, &name));
-        put(&name, mean);
-        put(&indexed("amplitude_sd", index), sd);
-        flag(Flag::AmplitudeAtEdge, (mean.ln() - f64::from(*ln_mean)).abs() > AT_EDGE * f64::from(*ln_sd));
-    }
-    let mut sky = Vec::new();
-    for (index, sky_sd) in sky_sds.iter().enumerate() {
-        let name = indexed("sky", index);
-        let (mean, sd) = mean_sd(column(node, &name));
-        put(&name, mean);
-        put(&indexed("sky_sd", index), sd);
-        flag(Flag::SkyAtEdge, *sky_sd > 0.0 && mean.abs() > AT_EDGE * f64::from(*sky_sd));
-        sky.push(mean as f32);
-    }
-
-    // Residuals under the noise model at the posterior mean.
-    let shape = [1, bands as i64, my as i64, mx as i64];
-    let model_mean: Vec<f32> = moments(node, "model")?.mean.iter().map(|&value| value as f32).collect();
-    let model = Tensor::f_from_slice(&model_mean)?.f_view(shape)?.f_to_device(likelihood.data().device())?;
-    let sky = Tensor::f_from_slice(&sky)?.f_view([1, bands as i64, 1, 1])?.f_to_device(model.device())?;
-    let light = model.f_sub(&sky)?.f_mul(likelihood.mask())?;
-    let variance = likelihood.variance_of(&light)?;
-    let data = likelihood.data().f_unsqueeze(0)?;
-    let residual = data.f_sub(&model)?.f_mul(likelihood.mask())?.f_div(&variance.f_sqrt()?)?;
-    let squared = residual.f_square()?;
-    let mean_over = |weight: &Tensor| -> Result<f64> {
-        let total = squared.f_mul(weight)?.f_sum(Kind::Double)?.f_double_value(&[])?;
-        let count = weight.f_sum(Kind::Double)?.f_double_value(&[])?;
-        Ok(if count > 0.0 { total / count } else { f64::NAN })
-    };
-    let mask = likelihood.mask().f_unsqueeze(0)?;
-    let reduced = mean_over(&mask)?;
-    put("good_pixels", mask.f_sum(Kind::Double)?.f_double_value(&[])?);
-    put("reduced_chi2", reduced);
-    // The galaxy: where the model is brighter than the noise of a pixel.
-    let bright = light.f_gt_tensor(&variance.f_sqrt()?)?.f_to_kind(Kind::Float)?.f_mul(&mask)?;
-    let galaxy = if bright.f_sum(Kind::Double)?.f_double_value(&[])? > 0.0 { mean_over(&bright)? } else { reduced };
-    put("reduced_chi2_galaxy", galaxy);
-    put("reduced_chi2_draws", mean_sd(column(node, "reduced_chi2")).0);
-    flag(Flag::HighChi2, reduced.max(galaxy) > HIGH_CHI2);
-    flag(Flag::FewSamples, flux.count < u64::from(parts.config.posterior.samples));
-    flag(Flag::NonFiniteDraws, flux.count < u64::from(parts.config.posterior.samples));
-
-    let prior_flux = to_f64(&prior.flux_variance)?;
-    let ratio = variance_ratio(&moments(node, "unit")?.variance(), &prior_flux)?;
-    let stretched_prior = to_f64(&prior.covariance.variance()?)?;
-    let stretched = moments(node, "stretched")?.variance();
-    put("variance_ratio_paper", variance_ratio_paper(&stretched, &stretched_prior, bands, size)?);
-
-    let product = vec![bands, size, size];
-    let observed = vec![bands, my, mx];
-    let width = observation.shape[1];
-    let usable = || observation.bands.iter().flat_map(|band| geometry.cut(&band.usable, width));
-    let image: Vec<f32> = observation.bands.iter().flat_map(|band| geometry.cut(&band.image, width)).collect();
-    let hide = |values: Vec<f32>| -> Vec<f32> {
-        values.into_iter().zip(usable()).map(|(value, on)| if on { value } else { f32::NAN }).collect()
-    };
-    let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
-    let mut arrays = vec![
-        ("mean", product.clone(), narrow(&flux.mean)),
-        ("variance", product.clone(), narrow(&flux.variance())),
-        ("variance_ratio", product, ratio),
-        ("observation", observed.clone(), image),
-        ("observation_variance", observed.clone(), to_vec(&variance)?),
-        ("mask", observed.clone(), usable().map(|on| f32::from(u8::from(on))).collect()),
-        ("model", observed.clone(), to_vec(&light.f_add(&sky)?)?),
-        ("residual", observed, hide(to_vec(&residual)?)),
-    ];
-    if !node.draws.is_empty() {
-        let draws = node.draws.len() / (bands * size * size);
-        arrays.push(("draws", vec![draws, bands, size, size], node.draws.clone()));
-    }
-    let arrays =
-        arrays.into_iter().map(|(name, shape, values)| (name.to_string(), RecordArray { shape, values })).collect();
-    Ok(ObjectRecord {
-        id: target.id.clone(),
-        status: Status::Done,
-        reason: String::new(),
-        flags,
-        scalars,
-        arrays,
-        samples: node.samples.clone(),
+fn value<T: DeserializeOwned>(path: &std::path::Path, payload: &[u8]) -> Result<T> {
+    postcard::from_bytes(payload).map_err(|error| {
+        Error::file(path, format!("a frame cannot be read, although it is whole (another version wrote it?): {error}"))
     })
 }
 
-/// A WCS as scalars; the reference pixel counts from 1, as in FITS.
-fn put_wcs(put: &mut impl FnMut(&str, f64), name: &str, wcs: &TanWcs) {
-    for index in 0..2 {
-        put(&format!("{name}_crval_{index}"), wcs.crval[index]);
-        put(&format!("{name}_crpix_{index}"), wcs.crpix[index] + 1.0);
-        for other in 0..2 {
-            put(&format!("{name}_cd_{}", 2 * index + other), wcs.cd[index][other]);
-        }
+fn key(object: u64, a: u32, b: u32) -> Key {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&object.to_le_bytes());
+    key[8..12].copy_from_slice(&a.to_le_bytes());
+    key[12..].copy_from_slice(&b.to_le_bytes());
+    key
+}
+
+fn parse(key: &Key) -> (u64, u32, u32) {
+    let number = |from: usize| u32::from_le_bytes([key[from], key[from + 1], key[from + 2], key[from + 3]]);
+    (u64::from(number(0)) | u64::from(number(4)) << 32, number(8), number(12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::new(root.path());
+        folder.create().unwrap();
+        (root, folder)
     }
-}
 
-fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
-    Ok(to_vec(tensor)?.into_iter().map(f64::from).collect())
-}
+    fn recovered(folder: &Folder) -> Result<Vec<Known>> {
+        let attempts = Folder::attempts(&folder.journals(), "journal").unwrap();
+        let mut known = vec![Known::nothing(2); 3];
+        recover(folder, 0, attempts.get(&0).map_or(&[], Vec::as_slice), 10, &mut known)?;
+        Ok(known)
+    }
 
-fn mean_sd(values: &[f32]) -> (f64, f64) {
-    let mut moments = Moments::new(1);
-    values.iter().for_each(|value| moments.push(std::slice::from_ref(value)));
-    (moments.mean[0], moments.variance()[0].sqrt())
+    #[test]
+    fn deaths_are_counted_for_objects_in_flight_only() {
+        let (_root, folder) = folder();
+        for attempt in 1..=2 {
+            let mut journal = ShardJournal::create(&folder, 0, attempt).unwrap();
+            journal.begin(10).unwrap();
+            journal.begin(11).unwrap();
+            journal.begin(12).unwrap();
+            journal.end(12).unwrap();
+            if attempt == 2 {
+                journal.record(11, &ObjectRecord::failed("b", "no")).unwrap();
+            }
+        }
+        let mut known = recovered(&folder).unwrap();
+        assert_eq!(known.iter().map(|object| object.deaths).collect::<Vec<_>>(), [2, 1, 0]);
+        assert!(known[0].give_up("a").unwrap().reason.starts_with("crashed"));
+        assert!(known[1].give_up("b").is_none() && known[2].give_up("c").is_none());
+
+        let mut journal = ShardJournal::create(&folder, 0, 3).unwrap();
+        journal.crashed(10).unwrap();
+        assert!(recovered(&folder).unwrap()[0].give_up("a").is_some());
+        let mut journal = ShardJournal::create(&folder, 0, 4).unwrap();
+        journal.retry(10).unwrap();
+        journal.retry(11).unwrap();
+        let mut known = recovered(&folder).unwrap();
+        assert!(known[0].give_up("a").is_none() && known[1].record.is_none());
+    }
+
+    #[test]
+    fn journals_that_contradict_each_other_are_an_error() {
+        let (_root, folder) = folder();
+        ShardJournal::create(&folder, 0, 1).unwrap().record(10, &ObjectRecord::failed("a", "x")).unwrap();
+        ShardJournal::create(&folder, 0, 2).unwrap().record(10, &ObjectRecord::failed("a", "x")).unwrap();
+        assert!(recovered(&folder).unwrap()[0].record.is_some());
+        ShardJournal::create(&folder, 0, 3).unwrap().record(10, &ObjectRecord::failed("a", "y")).unwrap();
+        let message = recovered(&folder).unwrap_err().to_string();
+        assert!(message.contains("00000.journal.3") && message.contains("object 10"), "{message}");
+    }
 }

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::engine::{Engine, OpenObject};
-use super::record::{self, Geometry};
+use super::object_record::{self, Geometry};
 use crate::catalog::Target;
 use crate::config::{Config, NoiseModel};
 use crate::forward::noise::correlated_grid;
@@ -166,7 +166,7 @@ fn nuisance(engine: &GalaxyEngine, observation: &Observation) -> Result<Nuisance
         .collect();
     let sds = vec![engine.config.nuisance.ln_amplitude_sd as f32; means.len()];
     let sky: Vec<f32> =
-        observation.bands.iter().map(|band| (engine.config.nuisance.sky_sd * record::noise_sd(band)) as f32).collect();
+        observation.bands.iter().map(|band| (engine.config.nuisance.sky_sd * object_record::noise_sd(band)) as f32).collect();
     Ok(NuisancePrior {
         ln_amplitude_mean: Tensor::f_from_slice(&means)?,
         ln_amplitude_sd: Tensor::f_from_slice(&sds)?,
@@ -261,7 +261,7 @@ impl OpenObject for OpenGalaxy<'_> {
     }
 
     fn finish(&self, node: Node) -> Result<ObjectRecord> {
-        let made = record::column(&node, "reduced_chi2").len();
+        let made = object_record::column(&node, "reduced_chi2").len();
         let planned = self.engine.config.posterior.samples as usize;
         if (planned - made) as f64 > NON_FINITE_LIMIT * planned as f64 {
             return Err(Error::object(
@@ -272,7 +272,7 @@ impl OpenObject for OpenGalaxy<'_> {
                 ),
             ));
         }
-        record::assemble(&record::Parts {
+        object_record::assemble(&object_record::Parts {
             config: &self.engine.config,
             prior: &self.engine.prior,
             target: &self.target,
@@ -329,10 +329,10 @@ fn reduce(
         }
         let mut row: Vec<(String, f32)> = vec![("reduced_chi2".into(), chi_squared[index])];
         for (k, ln) in part(&ln_amplitude, index, count).iter().enumerate() {
-            row.push((record::indexed("amplitude", k), ln.exp()));
+            row.push((object_record::indexed("amplitude", k), ln.exp()));
         }
         for (k, &level) in part(&sky, index, count).iter().enumerate() {
-            row.push((record::indexed("sky", k), level));
+            row.push((object_record::indexed("sky", k), level));
         }
         row.push(("redshift".into(), target.redshift as f32));
         row.extend(morphology(slices[0], bands, engine.prior.card.pixel_kpc, reference)?);
