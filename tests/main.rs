@@ -1,0 +1,4 @@
+//! The integration tests, in one binary.
+
+#[path = "suite/inputs.rs"]
+mod inputs;
