@@ -8,3 +8,7 @@ mod layout;
 mod products;
 #[path = "suite/slurm.rs"]
 mod slurm;
+//! The integration tests, in one binary.
+
+#[path = "suite/inputs.rs"]
+mod inputs;
