@@ -1,10 +1,7 @@
-//! io
-
-pub mod npz;
 //! Files: the only place that names hdf5 or fitsio, and the only one that renames.
-
-pub mod hdf5;
-pub mod publish;
 
 pub mod about;
 pub mod fits;
+pub mod hdf5;
+pub mod npz;
+pub mod publish;
