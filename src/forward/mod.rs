@@ -17,6 +17,7 @@ use crate::random::BlockNoise;
 
 pub mod field;
 pub mod galaxy;
+pub mod linear;
 pub mod noise;
 pub mod psf;
 pub mod sampling;
@@ -39,6 +40,26 @@ pub struct Latent {
     pub ln_amplitude: Tensor,
     /// Sky level that the calibration left behind, nJy per detector pixel, `[B, C]`.
     pub sky: Tensor,
+}
+
+impl Latent {
+    /// `self + other`, part by part (shapes broadcast).
+    pub fn plus(&self, other: &Latent) -> Result<Latent> {
+        Ok(Latent {
+            image: self.image.f_add(&other.image)?,
+            ln_amplitude: self.ln_amplitude.f_add(&other.ln_amplitude)?,
+            sky: self.sky.f_add(&other.sky)?,
+        })
+    }
+
+    /// `self - other`, part by part.
+    pub fn minus(&self, other: &Latent) -> Result<Latent> {
+        Ok(Latent {
+            image: self.image.f_sub(&other.image)?,
+            ln_amplitude: self.ln_amplitude.f_sub(&other.ln_amplitude)?,
+            sky: self.sky.f_sub(&other.sky)?,
+        })
+    }
 }
 
 /// The priors of amplitude and sky: ln a ~ N(mean, sd^2), b_c ~ N(0, sd_c^2). A zero sd fixes the quantity.

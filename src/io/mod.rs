@@ -1,3 +1,7 @@
-//! io
+//! Files: the only place that names hdf5 or fitsio, and the only one that renames.
 
+pub mod about;
+pub mod fits;
+pub mod hdf5;
 pub mod npz;
+pub mod publish;

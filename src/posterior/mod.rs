@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod flags;
 pub mod moments;
 pub mod tree;
 
+pub use flags::Flag;
 pub use moments::Moments;
 
 /// The merged result of an aligned range of blocks of one object: what goes over the wire and into the journal.

@@ -2,6 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod digest;
+pub mod merge;
+pub mod meta;
+pub mod read;
+pub mod record;
+pub mod rounding;
+pub mod schema;
+pub mod shard;
+pub mod stack;
+
+pub use meta::ShardMeta;
+pub use read::Shard;
+pub use shard::write_shard;
+
 /// How an object ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {

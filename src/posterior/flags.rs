@@ -1,0 +1,103 @@
+//! Flags: trouble that does not prevent a result, but that whoever uses the result must know. One bit each.
+
+/// One bit of an object's flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Flag {
+    UpsamplingBeyond3 = 1 << 0,
+    NeighboursMasked = 1 << 1,
+    EdgeDownWeighted = 1 << 2,
+    HighChi2 = 1 << 3,
+    RedshiftOutsidePrior = 1 << 4,
+    AmplitudeAtEdge = 1 << 5,
+    FewGoodPixels = 1 << 6,
+    SaturatedPixels = 1 << 7,
+    SkyAtEdge = 1 << 8,
+    CutoutIncomplete = 1 << 9,
+    FewSamples = 1 << 10,
+    NonFiniteDraws = 1 << 11,
+}
+
+impl Flag {
+    /// All flags, from the lowest bit. The values are part of the file format: never reorder, only append.
+    pub const ALL: [Flag; 12] = [
+        Flag::UpsamplingBeyond3,
+        Flag::NeighboursMasked,
+        Flag::EdgeDownWeighted,
+        Flag::HighChi2,
+        Flag::RedshiftOutsidePrior,
+        Flag::AmplitudeAtEdge,
+        Flag::FewGoodPixels,
+        Flag::SaturatedPixels,
+        Flag::SkyAtEdge,
+        Flag::CutoutIncomplete,
+        Flag::FewSamples,
+        Flag::NonFiniteDraws,
+    ];
+
+    /// The bit.
+    pub fn bit(self) -> u32 {
+        self as u32
+    }
+
+    /// The name, as in the files' attributes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Flag::UpsamplingBeyond3 => "upsampling_beyond_3",
+            Flag::NeighboursMasked => "neighbours_masked",
+            Flag::EdgeDownWeighted => "edge_down_weighted",
+            Flag::HighChi2 => "high_chi2",
+            Flag::RedshiftOutsidePrior => "redshift_outside_prior",
+            Flag::AmplitudeAtEdge => "amplitude_at_edge",
+            Flag::FewGoodPixels => "few_good_pixels",
+            Flag::SaturatedPixels => "saturated_pixels",
+            Flag::SkyAtEdge => "sky_at_edge",
+            Flag::CutoutIncomplete => "cutout_incomplete",
+            Flag::FewSamples => "few_samples",
+            Flag::NonFiniteDraws => "non_finite_draws",
+        }
+    }
+
+    /// What it means.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Flag::UpsamplingBeyond3 => "a detector pixel is more than 3 prior pixels wide: more upsampling than data",
+            Flag::NeighboursMasked => "pixels of neighbours are masked: the posterior fills them from the prior",
+            Flag::EdgeDownWeighted => "edge pixels have less weight, for they receive light from outside the field",
+            Flag::HighChi2 => {
+                "the reduced chi^2 of the posterior mean is above 1.5: the model does not describe the data"
+            }
+            Flag::RedshiftOutsidePrior => "the redshift is outside the range that the prior is meant for",
+            Flag::AmplitudeAtEdge => "the amplitude is more than 3 standard deviations from its prior's mean",
+            Flag::FewGoodPixels => "fewer than half of the pixels are usable",
+            Flag::SaturatedPixels => "saturated pixels are masked",
+            Flag::SkyAtEdge => "a sky level is more than 3 standard deviations from zero",
+            Flag::CutoutIncomplete => "the image does not cover the prior's field: missing pixels are masked",
+            Flag::FewSamples => "fewer samples than planned",
+            Flag::NonFiniteDraws => "some draws were not finite and are left out",
+        }
+    }
+
+    /// The flags that are set in `bits`.
+    pub fn set_in(bits: u32) -> impl Iterator<Item = Flag> {
+        Flag::ALL.into_iter().filter(move |flag| bits & flag.bit() != 0)
+    }
+
+    /// The names of the flags that are set in `bits`, separated by commas.
+    pub fn names(bits: u32) -> String {
+        Flag::set_in(bits).map(Flag::name).collect::<Vec<_>>().join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_has_its_own_bit_in_order() {
+        for (index, flag) in Flag::ALL.into_iter().enumerate() {
+            assert_eq!(flag.bit(), 1 << index, "{}", flag.name());
+        }
+        assert_eq!(Flag::names(Flag::HighChi2.bit() | Flag::NeighboursMasked.bit()), "neighbours_masked,high_chi2");
+    }
+}

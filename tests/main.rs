@@ -1,0 +1,4 @@
+//! The one integration-test binary: tests of the real program, and of its parts together.
+
+#[path = "suite/products.rs"]
+mod products;
