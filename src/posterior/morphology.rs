@@ -113,20 +113,23 @@ impl Plane {
         (x / flux, y / flux)
     }
 
-    /// Bilinear interpolation; 0 outside.
-    fn at(&self, x: f64, y: f64) -> f64 {
-        let last = (self.size - 1) as f64;
-        if !(x >= 0.0 && y >= 0.0 && x <= last && y <= last) {
-            return 0.0;
+    /// The image at (column + u, row + v) for all whole columns and rows, 0 <= u, v < 1: bilinear; 0 where a neighbour is
+    /// outside.
+    fn shifted(&self, u: f64, v: f64) -> Vec<f64> {
+        let mut out = vec![0.0; self.values.len()];
+        // A shift of zero needs no neighbour on that side.
+        let (right, up) = (usize::from(u > 0.0), usize::from(v > 0.0));
+        for row in 0..self.size - up {
+            let lower = &self.values[row * self.size..(row + 1) * self.size];
+            let upper = &self.values[(row + up) * self.size..(row + up + 1) * self.size];
+            let line = &mut out[row * self.size..(row + 1) * self.size];
+            for column in 0..self.size - right {
+                let below = (1.0 - u) * lower[column] + u * lower[column + right];
+                let above = (1.0 - u) * upper[column] + u * upper[column + right];
+                line[column] = (1.0 - v) * below + v * above;
+            }
         }
-        let (column, row) =
-            ((x as usize).min(self.size.saturating_sub(2)), (y as usize).min(self.size.saturating_sub(2)));
-        let (u, v) = (x - column as f64, y - row as f64);
-        let next = usize::from(self.size > 1);
-        let lower = row * self.size + column;
-        let upper = (row + next) * self.size + column;
-        (1.0 - v) * ((1.0 - u) * self.values[lower] + u * self.values[lower + next])
-            + v * ((1.0 - u) * self.values[upper] + u * self.values[upper + next])
+        out
     }
 }
 
@@ -292,20 +295,25 @@ fn adaptive_moments(plane: &Plane) -> Option<Moments> {
 /// images are interpolated alike, so a point-symmetric galaxy has none wherever its centre is in a pixel.
 fn asymmetry(plane: &Plane, centre: (f64, f64), radius: f64) -> f64 {
     let reach = radius.min(plane.size as f64).floor() as i64;
+    let size = plane.size as i64;
     let value = |centre: (f64, f64)| {
-        let (mut difference, mut total) = (0.0, 0.0);
+        let (x, y) = (centre.0.floor(), centre.1.floor());
+        let image = plane.shifted(centre.0 - x, centre.1 - y);
+        let (x, y) = (x as i64, y as i64);
+        let at = |column: i64, row: i64| {
+            let inside = (0..size).contains(&column) && (0..size).contains(&row);
+            if inside { image[(row * size + column) as usize] } else { 0.0 }
+        };
+        let (mut difference, mut total) = (0.0, at(x, y).abs());
         // Half of the plane: d and -d are one pair.
         for row in 0..=reach {
             let width = ((radius * radius - (row * row) as f64).max(0.0).sqrt()) as i64;
             for column in if row == 0 { 1 } else { -width }..=width {
-                let (x, y) = (column as f64, row as f64);
-                let here = plane.at(centre.0 + x, centre.1 + y);
-                let there = plane.at(centre.0 - x, centre.1 - y);
+                let (here, there) = (at(x + column, y + row), at(x - column, y - row));
                 difference += (here - there).abs();
                 total += here.abs() + there.abs();
             }
         }
-        total += plane.at(centre.0, centre.1).abs();
         if total > 0.0 { difference / total } else { f64::NAN }
     };
     let (mut best, mut least) = (centre, value(centre));
