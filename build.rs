@@ -17,6 +17,7 @@ fn main() {
         .and_then(|lib| lib.parent().map(PathBuf::from))
         .unwrap_or_else(|| view.clone());
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", real.display());
+    compile_shim(&view);
     // GNU ld also looks for the libraries that libtorch itself needs (the wheels keep CUDA's beside torch).
     let packages = real.join("../../nvidia");
     let mut link_path = vec![real.clone()];
@@ -26,4 +27,16 @@ fn main() {
     for folder in link_path {
         println!("cargo:rustc-link-arg=-Wl,-rpath-link,{}", folder.display());
     }
+}
+
+/// The shim is compiled against the headers that lie beside the libraries.
+fn compile_shim(view: &std::path::Path) {
+    println!("cargo:rerun-if-changed=src/device/shim.cpp");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++20")
+        .warnings(false)
+        .include(view.join("../include"))
+        .file("src/device/shim.cpp")
+        .compile("unseeing_shim");
 }

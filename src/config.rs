@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+mod check;
+
 /// A whole config file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -287,10 +289,10 @@ impl Config {
         Ok(config.resolved(path.parent().unwrap_or(Path::new("."))))
     }
 
-    /// Parses a config's text; `path` is for the messages.
+    /// Parses and checks a config's text; `path` is for the messages.
     pub fn parse(text: &str, path: &Path) -> Result<Config> {
-        let config: Config =
-            toml::from_str(text).map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
+        let config: Config = toml::from_str(text).map_err(|error| check::syntax_error(&error, text, path))?;
+        check::check(&config, text, path)?;
         Ok(config)
     }
 

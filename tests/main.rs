@@ -1,4 +1,10 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/doctor.rs"]
+mod doctor;
+#[path = "suite/layout.rs"]
+mod layout;
+#[path = "suite/slurm.rs"]
+mod slurm;
 #[path = "suite/products.rs"]
 mod products;

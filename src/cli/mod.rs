@@ -70,6 +70,7 @@ enum Command {
 
 /// Parses the command line, runs the command and returns the exit code.
 pub fn main() -> i32 {
+    crate::device::prepare_environment();
     let arguments = Arguments::parse();
     let outcome: Result<i32> = match arguments.command {
         Command::Plan(args) => plan::run(args),

@@ -5,6 +5,9 @@
 //! y_ci = sum_j F_cj Phi_c(r_i - r_j) + b_c + noise  flux per detector pixel (nJy)
 //! ```
 //!
+//! The prior's grid: the target sits at prior coordinate ((n-1)/2, (n-1)/2), the middle of the grid, as the centroids of
+//! the training images do. The products' WCS has its reference pixel there. Pixel coordinates are 0-based in the program.
+//!
 //! This module is pure: values in, values out.
 
 use tch::Tensor;
@@ -12,8 +15,20 @@ use tch::Tensor;
 use crate::Result;
 use crate::random::BlockNoise;
 
+pub mod field;
+pub mod galaxy;
+pub mod linear;
+pub mod noise;
+pub mod psf;
+pub mod sampling;
+mod spectral;
 pub mod stretch;
 
+pub use field::{Field, Window};
+pub use galaxy::{GalaxyLikelihood, GalaxyLikelihoodInput};
+pub use noise::{SkyNoise, correlated_grid};
+pub use psf::Psf;
+pub use sampling::SamplingOperator;
 pub use stretch::Stretch;
 
 /// A batch of B latent galaxies, or of directions in that space.
@@ -25,6 +40,26 @@ pub struct Latent {
     pub ln_amplitude: Tensor,
     /// Sky level that the calibration left behind, nJy per detector pixel, `[B, C]`.
     pub sky: Tensor,
+}
+
+impl Latent {
+    /// `self + other`, part by part (shapes broadcast).
+    pub fn plus(&self, other: &Latent) -> Result<Latent> {
+        Ok(Latent {
+            image: self.image.f_add(&other.image)?,
+            ln_amplitude: self.ln_amplitude.f_add(&other.ln_amplitude)?,
+            sky: self.sky.f_add(&other.sky)?,
+        })
+    }
+
+    /// `self - other`, part by part.
+    pub fn minus(&self, other: &Latent) -> Result<Latent> {
+        Ok(Latent {
+            image: self.image.f_sub(&other.image)?,
+            ln_amplitude: self.ln_amplitude.f_sub(&other.ln_amplitude)?,
+            sky: self.sky.f_sub(&other.sky)?,
+        })
+    }
 }
 
 /// The priors of amplitude and sky: ln a ~ N(mean, sd^2), b_c ~ N(0, sd_c^2). A zero sd fixes the quantity.

@@ -4,9 +4,29 @@ use tch::Tensor;
 
 use crate::Result;
 
+pub mod analytic;
+pub mod ancestral;
 pub mod card;
+mod pickle;
+mod pt;
+pub mod schedule;
+pub mod unet;
+pub mod unet_check;
+pub mod unet_layout;
+pub mod vp;
+pub mod weights;
+
+pub mod covariance;
+pub mod file;
+pub mod lean;
+pub mod lean_denoiser;
+pub mod skip;
+pub mod store;
 
 pub use card::Card;
+pub use covariance::{Covariance, Level};
+pub use weights::{Weights, write_safetensors};
+pub use file::Prior;
 
 /// A prior, seen through its denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] (variance-exploding convention, as in
 /// Karras et al. 2022, arXiv:2206.00364).

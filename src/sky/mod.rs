@@ -1,1 +1,6 @@
-//! sky
+//! The sky: distances, and where pixels are. Pure.
+
+pub mod cosmology;
+pub mod wcs;
+
+pub use wcs::TanWcs;

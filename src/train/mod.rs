@@ -1,1 +1,22 @@
-//! train
+//! Training: galaxies to learn from, and the training of priors.
+
+pub mod augment;
+pub mod batches;
+pub mod checkpoint;
+pub mod config;
+pub mod dataset;
+#[cfg(test)]
+mod gallery;
+pub mod heldout;
+pub mod optimizer;
+pub mod parameters;
+pub mod picture;
+pub mod procedural;
+pub mod real;
+pub mod session;
+pub mod setup;
+pub mod source;
+pub mod stream;
+pub mod trainer;
+
+pub use dataset::{Dataset, DatasetConfig};

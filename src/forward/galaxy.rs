@@ -1,0 +1,263 @@
+//! The likelihood of one galaxy: prediction = mask (A(a S^-1(x)) + b), with A the forward operator, S the prior's stretch,
+//! a the amplitude (one, or one for each band) and b the sky level.
+//!
+//! ```text
+//! J (dx, dln a, db) = mask (A(a S^-1'(x) dx + F dln a) + db),   F = a S^-1(x)
+//! ```
+//!
+//! so a product with J costs one product with A, and its adjoint one with A^T.
+//!
+//! Light from outside the prior's field is not in the model, but reaches pixels near its edge. There the sky's variance
+//! is inflated by 1/w^2, where 1 - w is twice the part of their light that pixels would receive from outside if the sky
+//! were uniformly bright: w = 1 far inside, about 0 on the edge itself (floored at `EDGE_WEIGHT_FLOOR`). Pixels further
+//! from the edge than the PSF's 99 % encircled-energy radius keep w = 1.
+
+use tch::{Device, Kind, Tensor};
+
+use super::field::Field;
+use super::noise::{Covariance, NoiseInput, NoiseModel, SkyNoise};
+use super::psf::{Direction, Psf};
+use super::sampling::SamplingOperator;
+use super::{Latent, Likelihood, Linearized, NuisancePrior, Stretch};
+use crate::random::BlockNoise;
+use crate::{Error, Result};
+
+/// Smallest weight on the field's edge: the sky's standard deviation grows at most 20 times.
+const EDGE_WEIGHT_FLOOR: f64 = 0.05;
+
+/// What a likelihood is made from. Fluxes are in nJy per detector pixel, with the extinction already removed.
+#[derive(Debug)]
+pub struct GalaxyLikelihoodInput {
+    /// The object's id, for the messages.
+    pub object: String,
+    /// Geometry: prior grid, detector window, position of the target.
+    pub field: Field,
+    /// `[C, my, mx]`; anything where masked.
+    pub data: Tensor,
+    /// `[C, my, mx]`, non-zero where a pixel counts.
+    pub mask: Tensor,
+    pub sky_noise: SkyNoise,
+    /// Electrons per nJy, one per band, when known: adds model / gain to the variance.
+    pub gain: Option<Vec<f64>>,
+    /// eps: relative error of PSF and flat field; adds (eps model)^2 to the variance.
+    pub relative_error: f64,
+    /// One per band, at the detector's pitch.
+    pub psfs: Vec<Psf>,
+    pub stretch: Stretch,
+    pub nuisance: NuisancePrior,
+    /// Whether pixels near the field's edge are down-weighted (see the module's head).
+    pub down_weight_edges: bool,
+    pub device: Device,
+    /// `Float`; `Double` in tests.
+    pub kind: Kind,
+}
+
+/// p(y | galaxy, amplitude, sky), Gaussian around the forward model's prediction.
+#[derive(Debug)]
+pub struct GalaxyLikelihood {
+    data: Tensor,
+    mask: Tensor,
+    nuisance: NuisancePrior,
+    operator: SamplingOperator,
+    noise: NoiseModel,
+    stretch: Stretch,
+}
+
+impl GalaxyLikelihood {
+    /// Checks the input and prepares the operator's tables. An `Error::Object` where the object's data cannot be used.
+    pub fn new(input: GalaxyLikelihoodInput) -> Result<Self> {
+        let (kind, device) = (input.kind, input.device);
+        let bands = input.psfs.len() as i64;
+        let shape = [bands, input.field.shape[0], input.field.shape[1]];
+        let put = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_to_device(device)?.f_to_kind(kind)?) };
+        for (name, tensor) in [("data", &input.data), ("mask", &input.mask)] {
+            if tensor.size() != shape {
+                return Err(Error::object(
+                    &input.object,
+                    format!("{name} of shape {:?}, expected {shape:?} (bands, rows, columns)", tensor.size()),
+                ));
+            }
+        }
+        let used = put(&input.mask)?.f_ne(0.0)?;
+        let mask = used.f_to_kind(kind)?;
+        let counts = Vec::<f64>::try_from(mask.f_sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Double)?)?;
+        if let Some(band) = counts.iter().position(|count| *count < 1.0) {
+            return Err(Error::object(&input.object, format!("band {band}: no usable pixel in the field")));
+        }
+        let data = put(&input.data)?;
+        let data = data.f_where_self(&used, &data.f_zeros_like()?)?;
+        if data.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            return Err(Error::object(&input.object, "a pixel that is not masked is not a finite number"));
+        }
+        let inflation =
+            if input.down_weight_edges { Some(put(&edge_inflation(&input.field, &input.psfs)?)?) } else { None };
+        let noise = NoiseModel::new(&NoiseInput {
+            sky: &input.sky_noise,
+            mask: &mask,
+            inflation: inflation.as_ref(),
+            gain: input.gain.as_deref(),
+            relative_error: input.relative_error,
+        })
+        .map_err(|error| match error {
+            Error::Internal(what) => Error::object(&input.object, what),
+            other => other,
+        })?;
+        let nuisance = NuisancePrior {
+            ln_amplitude_mean: put(&input.nuisance.ln_amplitude_mean)?,
+            ln_amplitude_sd: put(&input.nuisance.ln_amplitude_sd)?,
+            sky_sd: put(&input.nuisance.sky_sd)?,
+        };
+        check_nuisance(&nuisance, bands)?;
+        let operator = SamplingOperator::new(&input.field, &input.psfs, kind, device)?;
+        Ok(GalaxyLikelihood { data, mask, nuisance, operator, noise, stretch: input.stretch })
+    }
+
+    /// The forward operator (flux per prior pixel to flux per detector pixel).
+    pub fn operator(&self) -> &SamplingOperator {
+        &self.operator
+    }
+
+    /// F = a S^-1(x), flux per prior pixel, `[B, C, n, n]`.
+    pub fn flux(&self, latent: &Latent) -> Result<Tensor> {
+        let amplitude = planes(&latent.ln_amplitude.f_exp()?)?;
+        Ok(self.stretch.inverse(&latent.image)?.f_mul_(&amplitude)?)
+    }
+
+    /// The noise covariance at a latent galaxy.
+    pub fn covariance_at(&self, latent: &Latent) -> Result<Covariance> {
+        self.noise.at(&self.operator.apply(&self.flux(latent)?)?)
+    }
+}
+
+impl Likelihood for GalaxyLikelihood {
+    fn data(&self) -> &Tensor {
+        &self.data
+    }
+
+    fn mask(&self) -> &Tensor {
+        &self.mask
+    }
+
+    fn nuisance(&self) -> &NuisancePrior {
+        &self.nuisance
+    }
+
+    fn predict(&self, latent: &Latent) -> Result<Tensor> {
+        let mut light = self.operator.apply(&self.flux(latent)?)?;
+        Ok(light.f_add_(&planes(&latent.sky)?)?.f_mul_(&self.mask)?)
+    }
+
+    fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>> {
+        let amplitude = planes(&latent.ln_amplitude.f_exp()?)?;
+        let flux = self.stretch.inverse(&latent.image)?.f_mul_(&amplitude)?;
+        let slope = self.stretch.slope(&latent.image)?.f_mul_(&amplitude)?;
+        let mut light = self.operator.apply(&flux)?;
+        let covariance = self.noise.at(&light)?;
+        let prediction = light.f_add_(&planes(&latent.sky)?)?.f_mul_(&self.mask)?;
+        Ok(Box::new(LinearizedGalaxy {
+            operator: self.operator.share(),
+            mask: self.mask.shallow_clone(),
+            flux,
+            slope,
+            prediction,
+            covariance,
+            one_amplitude: latent.ln_amplitude.size()[1] == 1,
+        }))
+    }
+}
+
+/// The likelihood linearised at one latent galaxy per sample.
+struct LinearizedGalaxy {
+    operator: SamplingOperator,
+    mask: Tensor,
+    /// F = a S^-1(x) and a dS^-1/dx, `[B, C, n, n]`.
+    flux: Tensor,
+    slope: Tensor,
+    prediction: Tensor,
+    covariance: Covariance,
+    one_amplitude: bool,
+}
+
+impl Linearized for LinearizedGalaxy {
+    fn prediction(&self) -> &Tensor {
+        &self.prediction
+    }
+
+    fn apply(&self, direction: &Latent) -> Result<Tensor> {
+        let mut change = self.slope.f_mul(&direction.image)?;
+        let _ = change.f_addcmul_(&self.flux, &planes(&direction.ln_amplitude)?)?;
+        let mut out = self.operator.apply(&change)?;
+        Ok(out.f_add_(&planes(&direction.sky)?)?.f_mul_(&self.mask)?)
+    }
+
+    fn adjoint(&self, residual: &Tensor) -> Result<Latent> {
+        let masked = residual.f_mul(&self.mask)?;
+        let sky = masked.f_sum_dim_intlist([2i64, 3].as_slice(), false, None)?;
+        let mut back = self.operator.adjoint(&masked)?;
+        let pixels: &[i64] = if self.one_amplitude { &[1, 2, 3] } else { &[2, 3] };
+        let ln_amplitude = back.f_mul(&self.flux)?.f_sum_dim_intlist(pixels, false, None)?;
+        let ln_amplitude = if self.one_amplitude { ln_amplitude.f_unsqueeze(1)? } else { ln_amplitude };
+        let image = back.f_mul_(&self.slope)?;
+        Ok(Latent { image, ln_amplitude, sky })
+    }
+
+    fn covariance(&self, vector: &Tensor) -> Result<Tensor> {
+        self.covariance.apply(vector)
+    }
+
+    fn variance(&self) -> &Tensor {
+        self.covariance.variance()
+    }
+
+    fn noise(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
+        self.covariance.draw(noise, step)
+    }
+}
+
+/// `[B, K]` as `[B, K, 1, 1]`, to be broadcast over pixels.
+fn planes(values: &Tensor) -> Result<Tensor> {
+    Ok(values.f_unsqueeze(-1)?.f_unsqueeze(-1)?)
+}
+
+/// The factor by which the sky's variance grows towards the field's edge, `[C, my, mx]`, f64.
+pub fn edge_inflation(field: &Field, psfs: &[Psf]) -> Result<Tensor> {
+    let (low, high) = (-0.5 * field.prior_pitch, (field.size as f64 - 0.5) * field.prior_pitch);
+    let (columns, rows) = (field.columns(), field.rows());
+    let mut factors = Vec::with_capacity(psfs.len() * columns.len() * rows.len());
+    for psf in psfs {
+        let radius = psf.encircled_energy_radius(0.99);
+        // Light that comes in over the low edge travels towards +x: the part that goes further than the distance.
+        let inside = |direction: Direction, distance: f64| {
+            if distance >= radius { 1.0 } else { (1.0 - 2.0 * psf.beyond(direction, distance)).clamp(0.0, 1.0) }
+        };
+        let weight = |positions: &[f64], up: Direction, down: Direction| -> Vec<f64> {
+            positions.iter().map(|at| inside(up, at - low) * inside(down, high - at)).collect()
+        };
+        let across = weight(&columns, Direction::Right, Direction::Left);
+        let along = weight(&rows, Direction::Up, Direction::Down);
+        for y in &along {
+            factors.extend(across.iter().map(|x| (x * y).max(EDGE_WEIGHT_FLOOR).powi(-2)));
+        }
+    }
+    let shape = [psfs.len() as i64, rows.len() as i64, columns.len() as i64];
+    Ok(Tensor::f_from_slice(&factors)?.f_view(shape)?)
+}
+
+fn check_nuisance(nuisance: &NuisancePrior, bands: i64) -> Result<()> {
+    let amplitudes = nuisance.ln_amplitude_mean.size();
+    let usable = (amplitudes == [1] || amplitudes == [bands])
+        && nuisance.ln_amplitude_sd.size() == amplitudes
+        && nuisance.sky_sd.size() == [bands];
+    if usable {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "nuisance priors of shapes {:?}, {:?}, {:?}, expected [1] or [{bands}] twice, and [{bands}]",
+        amplitudes,
+        nuisance.ln_amplitude_sd.size(),
+        nuisance.sky_sd.size()
+    )))
+}
+
+#[cfg(test)]
+mod tests;

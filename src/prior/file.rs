@@ -1,0 +1,168 @@
+//! A prior's file: safetensors, with the card as the metadata `card`, and tensors
+//!
+//! ```text
+//! network.*               weights of the denoising network, f16 (lean)
+//! mixture.images          [M, C, n, n] component images (mixture)
+//! moments.mean            [C, n, n]    mean in the stretched space
+//! moments.components      [K, C n n]   principal components          moments.variances [K]
+//! moments.diagonal        [C, n, n]    variance left to each pixel
+//! moments.flux_mean       [C, n, n]    mean and variance of prior draws in linear flux at unit amplitude
+//! moments.flux_variance   [C, n, n]
+//! moments.flux_draws      [1]          number of draws behind them; 0: they are those of the training images
+//! ```
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::prior::analytic::{GaussianDenoiser, MixtureDenoiser};
+use crate::prior::card::{Architecture, Card};
+use crate::prior::lean::LeanNetwork;
+use crate::prior::lean_denoiser::LeanDenoiser;
+use crate::prior::skip::Skip;
+use crate::prior::store::{Store, to_bytes};
+use crate::prior::{Covariance, Denoiser};
+use crate::{Error, Result};
+
+/// The metadata key of the card.
+const KEY: &str = "card";
+
+/// A prior, ready to be used on one device.
+pub struct Prior {
+    pub card: Card,
+    pub covariance: Covariance,
+    /// Mean of prior draws in linear flux at unit amplitude, `[C, n, n]`.
+    pub flux_mean: Tensor,
+    /// Their variance, `[C, n, n]`.
+    pub flux_variance: Tensor,
+    /// Draws behind `flux_mean` and `flux_variance`; 0 where they are those of the training images.
+    pub flux_draws: u64,
+    pub denoiser: Box<dyn Denoiser>,
+    /// blake3 of the file.
+    pub digest: String,
+}
+
+impl Prior {
+    /// Reads the prior at `path`.
+    pub fn read(path: &Path, device: Device) -> Result<Self> {
+        let bytes =
+            std::fs::read(path).map_err(|error| Error::file(path, format!("cannot read the prior: {error}")))?;
+        Self::from_bytes(&bytes, device).map_err(|error| match error {
+            Error::Usage(what) => Error::usage(format!("{}: {what}", path.display())),
+            other => other,
+        })
+    }
+
+    /// From a file's bytes. Errors name the tensor, what was expected and what was found.
+    pub fn from_bytes(bytes: &[u8], device: Device) -> Result<Self> {
+        let store = Store::from_bytes(bytes, KEY)?;
+        let card: Card =
+            serde_json::from_str(&store.text).map_err(|error| Error::usage(format!("the prior's card: {error}")))?;
+        let shape = [card.bands.len() as i64, card.size, card.size];
+        let pixels = shape.iter().product::<i64>();
+        let covariance = covariance(&store, shape)?.to_device(device)?;
+        let denoiser: Box<dyn Denoiser> = match &card.architecture {
+            Architecture::Lean(config) => {
+                let mut source = |name: &str, shape: &[i64], _| {
+                    Ok(store.get(&format!("network.{name}"), shape)?.f_to_device(device)?)
+                };
+                let network = LeanNetwork::new(config, Skip::inputs(shape[0]), shape[0], shape[1], &mut source)?;
+                Box::new(LeanDenoiser::new(network, covariance.to_device(device)?))
+            }
+            Architecture::Gaussian => Box::new(GaussianDenoiser::new(covariance.to_device(device)?)),
+            Architecture::Mixture { components, scatter } => {
+                let size = [*components as i64, shape[0], shape[1], shape[2]];
+                Box::new(MixtureDenoiser::new(store.get("mixture.images", &size)?.f_to_device(device)?, *scatter)?)
+            }
+            Architecture::Unet(_) => {
+                return Err(Error::usage("this prior is a U-Net: its weights are read by `unseeing import`"));
+            }
+        };
+        let image = |name: &str| -> Result<Tensor> { Ok(store.get(name, &shape)?.f_to_device(device)?) };
+        debug_assert_eq!(pixels, covariance.mean.numel() as i64);
+        Ok(Prior {
+            flux_mean: image("moments.flux_mean")?,
+            flux_variance: image("moments.flux_variance")?,
+            flux_draws: store.get("moments.flux_draws", &[1])?.f_double_value(&[0])? as u64,
+            denoiser,
+            covariance,
+            card,
+            digest: blake3::hash(bytes).to_hex().to_string(),
+        })
+    }
+
+    /// `[C, n, n]`
+    pub fn shape(&self) -> [i64; 3] {
+        self.covariance.shape
+    }
+}
+
+/// The covariance in a file.
+pub fn covariance(store: &Store, shape: [i64; 3]) -> Result<Covariance> {
+    let pixels = shape.iter().product::<i64>();
+    let rank = store.any("moments.variances")?.numel() as i64;
+    let variances = store.get("moments.variances", &[rank])?;
+    let mean = store.get("moments.mean", &shape)?.f_view([pixels])?;
+    let components = store.get("moments.components", &[rank, pixels])?;
+    let diagonal = store.get("moments.diagonal", &shape)?.f_view([pixels])?;
+    for (name, tensor) in [("moments.variances", &variances), ("moments.diagonal", &diagonal)] {
+        if tensor.numel() > 0 && tensor.f_min()?.f_double_value(&[])? < 0.0 {
+            return Err(Error::usage(format!("tensor `{name}` holds negative variances")));
+        }
+    }
+    Covariance::new(shape, mean, components, variances, diagonal)
+}
+
+/// The tensors of a covariance and of flux moments, by their names in a file.
+pub fn moment_tensors(
+    covariance: &Covariance,
+    flux_mean: &Tensor,
+    flux_variance: &Tensor,
+    flux_draws: u64,
+) -> Result<Vec<(String, Tensor)>> {
+    let shape = covariance.shape;
+    let draws = Tensor::f_from_slice(&[flux_draws as f64])?;
+    let parts = [
+        ("mean", covariance.mean.f_view(shape)?),
+        ("components", covariance.components.shallow_clone()),
+        ("variances", covariance.variances.shallow_clone()),
+        ("diagonal", covariance.diagonal.f_view(shape)?),
+        ("flux_mean", flux_mean.shallow_clone()),
+        ("flux_variance", flux_variance.shallow_clone()),
+        ("flux_draws", draws),
+    ];
+    Ok(parts.into_iter().map(|(name, tensor)| (format!("moments.{name}"), tensor)).collect())
+}
+
+/// The bytes of a prior's file. `weights` are the network's parameters by name (stored in f16, as `network.*`), or the
+/// `mixture.images` of a mixture (stored as they are).
+pub fn prior_bytes(card: &Card, weights: &[(String, Tensor)], moments: Vec<(String, Tensor)>) -> Result<Vec<u8>> {
+    let mut tensors = moments;
+    for (name, tensor) in weights {
+        match card.architecture {
+            Architecture::Mixture { .. } => tensors.push((name.clone(), tensor.shallow_clone())),
+            _ => tensors.push((format!("network.{name}"), tensor.f_to_kind(Kind::Half)?)),
+        }
+    }
+    to_bytes(KEY, &card_text(card)?, &tensors)
+}
+
+/// The same file with other flux moments, measured from `draws` draws; everything else keeps its bits.
+pub fn with_flux_moments(bytes: &[u8], mean: &Tensor, variance: &Tensor, draws: u64) -> Result<Vec<u8>> {
+    let store = Store::from_bytes(bytes, KEY)?;
+    let text = store.text.clone();
+    let mut tensors: Vec<(String, Tensor)> = store.into_tensors().into_iter().collect();
+    for (name, tensor) in &mut tensors {
+        match name.as_str() {
+            "moments.flux_mean" => *tensor = mean.shallow_clone(),
+            "moments.flux_variance" => *tensor = variance.shallow_clone(),
+            "moments.flux_draws" => *tensor = Tensor::f_from_slice(&[draws as f64])?,
+            _ => {}
+        }
+    }
+    to_bytes(KEY, &text, &tensors)
+}
+
+fn card_text(card: &Card) -> Result<String> {
+    serde_json::to_string_pretty(card).map_err(|error| Error::internal(format!("the prior's card: {error}")))
+}

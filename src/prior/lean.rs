@@ -1,0 +1,400 @@
+//! The lean network: a small U-Net on pixel-unshuffled images, with attention at its coarsest level and scale-shift
+//! conditioning on the noise level (as in Dhariwal & Nichol 2021, arXiv:2105.05233, and Karras et al. 2022,
+//! arXiv:2206.00364, but thirty times smaller). It is the F of the Gaussian-skip preconditioning in `prior/skip.rs`.
+
+use tch::{Kind, Tensor};
+
+use crate::prior::card::LeanConfig;
+use crate::{Error, Result};
+
+/// Frequencies of the noise-level embedding.
+const FREQUENCIES: i64 = 16;
+/// Width of the noise-level embedding.
+const EMBEDDING: i64 = 128;
+/// Channels in one normalisation group.
+const GROUP: i64 = 8;
+const EPSILON: f64 = 1e-5;
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Normal numbers of this standard deviation.
+    Normal(f64),
+    Zero,
+    One,
+}
+
+/// Gives the tensor of a parameter: fresh numbers, those of a file, or a view into a trainer's memory.
+pub type Source<'a> = dyn FnMut(&str, &[i64], Init) -> Result<Tensor> + 'a;
+
+#[derive(Debug)]
+struct Convolution {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+}
+
+impl Convolution {
+    fn new(source: &mut Source, name: &str, from: i64, to: i64, size: i64, stride: i64, zero: bool) -> Result<Self> {
+        let init = if zero { Init::Zero } else { Init::Normal((1.0 / (from * size * size) as f64).sqrt()) };
+        Ok(Convolution {
+            weight: source(&format!("{name}.weight"), &[to, from, size, size], init)?,
+            bias: source(&format!("{name}.bias"), &[to], Init::Zero)?,
+            stride,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let pad = self.weight.size()[2] / 2;
+        let stride = [self.stride, self.stride];
+        Ok(x.f_conv2d(&self.weight, Some(&self.bias), stride, [pad, pad], [1, 1], 1)?)
+    }
+
+    /// Operations on an output of `side` x `side` pixels.
+    fn flops(&self, side: i64) -> f64 {
+        2.0 * self.weight.numel() as f64 * (side * side) as f64
+    }
+}
+
+#[derive(Debug)]
+struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    fn new(source: &mut Source, name: &str, from: i64, to: i64, init: Init) -> Result<Self> {
+        Ok(Linear {
+            weight: source(&format!("{name}.weight"), &[to, from], init)?,
+            bias: source(&format!("{name}.bias"), &[to], Init::Zero)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+    }
+}
+
+/// GroupNorm with a weight and a bias for every sample and channel. Samples are folded into the channels, so that the
+/// library's one fused normalisation does the conditioning too: two passes over memory fewer, each way.
+fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = x.size4()?;
+    let folded = x.f_reshape([1, batch * channels, height, width])?;
+    let groups = batch * (channels / GROUP).max(1);
+    let weight = weight.f_expand([batch, channels], true)?.f_reshape([-1])?;
+    let bias = bias.f_expand([batch, channels], true)?.f_reshape([-1])?;
+    Ok(folded
+        .f_group_norm(groups, Some(&weight), Some(&bias), EPSILON, false)?
+        .f_view([batch, channels, height, width])?)
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Norm {
+    fn new(source: &mut Source, name: &str, channels: i64) -> Result<Self> {
+        Ok(Norm {
+            weight: source(&format!("{name}.weight"), &[channels], Init::One)?,
+            bias: source(&format!("{name}.bias"), &[channels], Init::Zero)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let groups = (x.size()[1] / GROUP).max(1);
+        Ok(x.f_group_norm(groups, Some(&self.weight), Some(&self.bias), EPSILON, false)?)
+    }
+}
+
+/// Norm, SiLU, convolution, norm with scale and shift from the noise level, SiLU, convolution, plus the input.
+#[derive(Debug)]
+struct Block {
+    norm: Norm,
+    first: Convolution,
+    condition: Linear,
+    second: Convolution,
+    channels: i64,
+}
+
+impl Block {
+    fn new(source: &mut Source, name: &str, channels: i64) -> Result<Self> {
+        Ok(Block {
+            norm: Norm::new(source, &format!("{name}.norm"), channels)?,
+            first: Convolution::new(source, &format!("{name}.first"), channels, channels, 3, 1, false)?,
+            condition: Linear::new(source, &format!("{name}.condition"), EMBEDDING, 2 * channels, Init::Zero)?,
+            second: Convolution::new(source, &format!("{name}.second"), channels, channels, 3, 1, true)?,
+            channels,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+        let h = self.first.forward(&self.norm.forward(x)?.f_silu()?)?;
+        let condition = self.condition.forward(embedding)?;
+        let scale = condition.f_narrow(1, 0, self.channels)?.f_add_scalar(1.0)?;
+        let shift = condition.f_narrow(1, self.channels, self.channels)?;
+        let h = group_norm(&h, &scale, &shift)?.f_silu()?;
+        Ok(self.second.forward(&h)?.f_add(x)?)
+    }
+
+    fn flops(&self, side: i64) -> f64 {
+        self.first.flops(side) + self.second.flops(side)
+    }
+}
+
+/// Self-attention over the pixels of the coarsest level.
+#[derive(Debug)]
+struct Attention {
+    norm: Norm,
+    qkv: Convolution,
+    out: Convolution,
+    heads: i64,
+}
+
+impl Attention {
+    fn new(source: &mut Source, name: &str, channels: i64, heads: i64) -> Result<Self> {
+        Ok(Attention {
+            norm: Norm::new(source, &format!("{name}.norm"), channels)?,
+            qkv: Convolution::new(source, &format!("{name}.qkv"), channels, 3 * channels, 1, 1, false)?,
+            out: Convolution::new(source, &format!("{name}.out"), channels, channels, 1, 1, true)?,
+            heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, channels, height, width) = x.size4()?;
+        let head = channels / self.heads;
+        let qkv = self.qkv.forward(&self.norm.forward(x)?)?;
+        let parts = qkv.f_reshape([batch, 3, self.heads, head, height * width])?.f_unbind(1)?;
+        let scores = parts[0].f_mul_scalar((head as f64).powf(-0.5))?.f_transpose(-2, -1)?.f_matmul(&parts[1])?;
+        let weights = scores.f_softmax(-1, Kind::Float)?;
+        let mixed = parts[2].f_matmul(&weights.f_transpose(-2, -1)?)?;
+        Ok(self.out.forward(&mixed.f_reshape([batch, channels, height, width])?)?.f_add(x)?)
+    }
+
+    fn flops(&self, side: i64) -> f64 {
+        let pixels = (side * side) as f64;
+        self.qkv.flops(side) + self.out.flops(side) + 4.0 * pixels * pixels * self.out.bias.numel() as f64
+    }
+}
+
+/// One level of the U-Net.
+#[derive(Debug)]
+struct Level {
+    /// From the level above; the coarser levels only.
+    down: Option<Convolution>,
+    encoder: Vec<Block>,
+    /// From the level below, and the join with the encoder's output; all but the coarsest.
+    up: Option<(Convolution, Convolution)>,
+    decoder: Vec<Block>,
+}
+
+/// The network: images `[B, I, n, n]` and noise levels `[B]` to `[B, O, n, n]`.
+#[derive(Debug)]
+pub struct LeanNetwork {
+    config: LeanConfig,
+    size: i64,
+    embed: [Linear; 2],
+    stem: Convolution,
+    levels: Vec<Level>,
+    attention: Option<Attention>,
+    norm: Norm,
+    head: Convolution,
+}
+
+impl LeanNetwork {
+    /// A network for images of `inputs` channels and `size` pixels on a side, with `outputs` channels out. `source` is
+    /// asked for each parameter in turn. A size that the levels do not divide is a usage error.
+    pub fn new(config: &LeanConfig, inputs: i64, outputs: i64, size: i64, source: &mut Source) -> Result<Self> {
+        check(config, size)?;
+        let unshuffle = config.unshuffle * config.unshuffle;
+        let embed = [
+            Linear::new(source, "embed.0", 2 * FREQUENCIES, EMBEDDING, Init::Normal((2 * FREQUENCIES) as f64).root())?,
+            Linear::new(source, "embed.1", EMBEDDING, EMBEDDING, Init::Normal(EMBEDDING as f64).root())?,
+        ];
+        let first = config.channels[0];
+        let stem = Convolution::new(source, "stem", inputs * unshuffle, first, 3, 1, false)?;
+        let last = config.channels.len() - 1;
+        let mut levels = Vec::with_capacity(config.channels.len());
+        for (index, &channels) in config.channels.iter().enumerate() {
+            let name = |part: &str| format!("level{index}.{part}");
+            let down = match index.checked_sub(1) {
+                Some(above) => {
+                    Some(Convolution::new(source, &name("down"), config.channels[above], channels, 3, 2, false)?)
+                }
+                None => None,
+            };
+            let encoder = (0..config.blocks)
+                .map(|block| Block::new(source, &name(&format!("encoder{block}")), channels))
+                .collect::<Result<Vec<_>>>()?;
+            let up = match config.channels.get(index + 1) {
+                Some(&below) => Some((
+                    Convolution::new(source, &name("up"), below, channels, 1, 1, false)?,
+                    Convolution::new(source, &name("join"), 2 * channels, channels, 1, 1, false)?,
+                )),
+                None => None,
+            };
+            let decoder = (0..config.blocks)
+                .map(|block| Block::new(source, &name(&format!("decoder{block}")), channels))
+                .collect::<Result<Vec<_>>>()?;
+            levels.push(Level { down, encoder, up, decoder });
+        }
+        let attention = match config.heads {
+            0 => None,
+            heads => Some(Attention::new(source, "attention", config.channels[last], heads)?),
+        };
+        let norm = Norm::new(source, "norm", first)?;
+        let head = Convolution::new(source, "head", first, outputs * unshuffle, 3, 1, true)?;
+        Ok(LeanNetwork { config: config.clone(), size, embed, stem, levels, attention, norm, head })
+    }
+
+    /// F(inputs; ln sigma): `inputs` `[B, I, n, n]`, `ln_sigma` `[B]`.
+    pub fn forward(&self, inputs: &Tensor, ln_sigma: &Tensor) -> Result<Tensor> {
+        let embedding = self.embedding(ln_sigma)?;
+        let mut h = self.stem.forward(&inputs.f_pixel_unshuffle(self.config.unshuffle)?)?;
+        let mut skips = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            if let Some(down) = &level.down {
+                h = down.forward(&h)?;
+            }
+            for block in &level.encoder {
+                h = block.forward(&h, &embedding)?;
+            }
+            skips.push(h.shallow_clone());
+        }
+        if let Some(attention) = &self.attention {
+            h = attention.forward(&h)?;
+        }
+        for (level, skip) in self.levels.iter().zip(&skips).rev() {
+            if let Some((up, join)) = &level.up {
+                let side = skip.size()[2];
+                let raised = up.forward(&h)?.f_upsample_nearest2d([side, side], None, None)?;
+                h = join.forward(&Tensor::f_cat(&[&raised, skip], 1)?)?;
+            }
+            for block in &level.decoder {
+                h = block.forward(&h, &embedding)?;
+            }
+        }
+        let h = self.norm.forward(&h)?.f_silu()?;
+        Ok(self.head.forward(&h)?.f_pixel_shuffle(self.config.unshuffle)?)
+    }
+
+    /// Cost of one forward of one sample; convolutions and attention, multiply and add counted as two.
+    pub fn flops(&self) -> f64 {
+        let finest = self.size / self.config.unshuffle;
+        let mut total = self.stem.flops(finest) + self.head.flops(finest);
+        for (index, level) in self.levels.iter().enumerate() {
+            let side = finest >> index;
+            total += level.down.as_ref().map_or(0.0, |down| down.flops(side));
+            total += level.encoder.iter().chain(&level.decoder).map(|block| block.flops(side)).sum::<f64>();
+            total += level.up.as_ref().map_or(0.0, |(up, join)| up.flops(side / 2) + join.flops(side));
+        }
+        let coarsest = finest >> (self.levels.len() - 1);
+        total + self.attention.as_ref().map_or(0.0, |attention| attention.flops(coarsest))
+    }
+
+    /// Sines and cosines of ln sigma at wavelengths from 1/2 to 32 e-folds, then two layers.
+    fn embedding(&self, ln_sigma: &Tensor) -> Result<Tensor> {
+        let frequencies: Vec<f32> = (0..FREQUENCIES)
+            .map(|index| {
+                let wavelength = 0.5 * 64f64.powf(index as f64 / (FREQUENCIES - 1) as f64);
+                (std::f64::consts::TAU / wavelength) as f32
+            })
+            .collect();
+        let frequencies = Tensor::f_from_slice(&frequencies)?.f_to_device(ln_sigma.device())?;
+        let angles = ln_sigma.f_unsqueeze(1)?.f_mul(&frequencies)?;
+        let features = Tensor::f_cat(&[angles.f_sin()?, angles.f_cos()?], 1)?;
+        let hidden = self.embed[0].forward(&features)?.f_silu()?;
+        Ok(self.embed[1].forward(&hidden)?.f_silu()?)
+    }
+}
+
+impl Init {
+    /// Turns a number of inputs into the deviation that keeps the variance.
+    fn root(self) -> Self {
+        match self {
+            Init::Normal(inputs) => Init::Normal(inputs.powf(-0.5)),
+            other => other,
+        }
+    }
+}
+
+fn check(config: &LeanConfig, size: i64) -> Result<()> {
+    if config.channels.is_empty() || config.unshuffle < 1 || config.blocks < 1 {
+        return Err(Error::usage("lean network: `channels`, `unshuffle` and `blocks` must be given and positive"));
+    }
+    let divisor = config.unshuffle << (config.channels.len() - 1);
+    if size % divisor != 0 {
+        return Err(Error::usage(format!(
+            "lean network: size {size} is not a multiple of {divisor} (unshuffle {} and {} levels)",
+            config.unshuffle,
+            config.channels.len()
+        )));
+    }
+    if let Some(channels) = config.channels.iter().find(|&&channels| channels < 1 || channels % GROUP != 0) {
+        return Err(Error::usage(format!("lean network: {channels} channels, expected multiples of {GROUP}")));
+    }
+    let coarsest = config.channels[config.channels.len() - 1];
+    if config.heads != 0 && coarsest % config.heads != 0 {
+        return Err(Error::usage(format!(
+            "lean network: {coarsest} channels do not divide into {} heads",
+            config.heads
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Key, Purpose};
+    use tch::Device;
+
+    fn random_source(parameters: &mut Vec<Tensor>, grad: bool) -> impl FnMut(&str, &[i64], Init) -> Result<Tensor> {
+        move |name: &str, shape: &[i64], init: Init| {
+            let count = shape.iter().product::<i64>() as usize;
+            let values = Tensor::from_slice(&Key::new(1, name, 0, Purpose::Weights, 0).normal(count)).view(shape);
+            let tensor = match init {
+                Init::Normal(sd) => values * sd,
+                Init::Zero => values * 0.0,
+                Init::One => values * 0.0 + 1.0,
+            };
+            let tensor = tensor.set_requires_grad(grad);
+            parameters.push(tensor.shallow_clone());
+            Ok(tensor)
+        }
+    }
+
+    #[test]
+    #[ignore = "a benchmark"]
+    fn bench_lean() {
+        tch::set_num_threads(2);
+        for channels in [vec![32, 64, 128], vec![24, 48, 96]] {
+            let config = LeanConfig { channels, unshuffle: 2, blocks: 1, heads: 4 };
+            let mut parameters = Vec::new();
+            let network = LeanNetwork::new(&config, 7, 3, 64, &mut random_source(&mut parameters, true)).unwrap();
+            let count: usize = parameters.iter().map(|p| p.numel()).sum();
+            eprintln!("{:?} GFLOP {:.3} parameters {}", config, network.flops() / 1e9, count);
+            let nhwc = std::env::var("NHWC").is_ok();
+            let x = Tensor::randn([32, 7, 64, 64], (Kind::Float, Device::Cpu));
+            let x = if nhwc { x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { x };
+            let s = Tensor::zeros([32], (Kind::Float, Device::Cpu));
+            for phase in ["forward", "both"] {
+                let mut best = f64::MAX;
+                for _ in 0..6 {
+                    let start = std::time::Instant::now();
+                    if phase == "forward" {
+                        let _guard = tch::no_grad_guard();
+                        let _ = network.forward(&x, &s).unwrap();
+                    } else {
+                        let loss = network.forward(&x, &s).unwrap().square().mean(Kind::Float);
+                        let _ = Tensor::run_backward(&[&loss], &parameters.iter().collect::<Vec<_>>(), false, false);
+                    }
+                    best = best.min(start.elapsed().as_secs_f64());
+                }
+                eprintln!("{phase}: {best:.4} s");
+            }
+        }
+    }
+}

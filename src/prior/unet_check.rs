@@ -1,0 +1,183 @@
+//! Checks a network against recorded numbers: its output, and a vector-Jacobian product (which sees every backward
+//! pass that gradient-guided samplers use).
+
+use tch::{Device, Tensor};
+
+use super::card::UnetConfig;
+use super::unet::Unet;
+use super::unet_layout::multipliers;
+use super::weights::Weights;
+use crate::{Error, Result};
+
+/// The largest difference between two tensors, and the largest value of the recorded one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    pub difference: f64,
+    pub largest: f64,
+}
+
+impl Difference {
+    /// Relative to the largest value.
+    pub fn relative(&self) -> f64 {
+        self.difference / self.largest
+    }
+
+    fn of(found: &Tensor, recorded: &Tensor) -> Result<Difference> {
+        let difference = found.f_sub(recorded)?.f_abs()?.f_max()?.f_double_value(&[])?;
+        let largest = recorded.f_abs()?.f_max()?.f_double_value(&[])?;
+        Ok(Difference { difference, largest })
+    }
+}
+
+/// What a check found; `None` where nothing was recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    pub output: Difference,
+    pub vjp: Option<Difference>,
+}
+
+/// Compares the network with `recorded`: tensors `x`, `t`, `out`, and optionally `cotangent` and `vjp`.
+pub fn check(network: &Unet, recorded: &Weights, device: Device) -> Result<Check> {
+    let find = |name: &str| -> Result<Tensor> {
+        let Some(tensor) = recorded.find(name) else {
+            let what = format!("has no tensor `{name}`: a check needs x, t and out, and may have cotangent and vjp");
+            return Err(Error::file(recorded.path(), what));
+        };
+        Ok(tensor.f_to_device(device)?)
+    };
+    let (x, t, out) = (find("x")?, find("t")?, find("out")?);
+    let x = x.f_detach()?.f_set_requires_grad(true)?;
+    let shape_error = |error: Error| Error::file(recorded.path(), error);
+    let found = network.forward(&x, &t).map_err(shape_error)?;
+    let same = |name: &str, recorded_shape: Vec<i64>, shape: Vec<i64>| {
+        if recorded_shape == shape {
+            return Ok(());
+        }
+        let what = format!("tensor `{name}` has shape {recorded_shape:?}, the network gives {shape:?}");
+        Err(Error::file(recorded.path(), what))
+    };
+    same("out", out.size(), found.size())?;
+    let output = Difference::of(&found.f_detach()?, &out)?;
+    let vjp = if recorded.find("cotangent").is_some() {
+        let (cotangent, vjp) = (find("cotangent")?, find("vjp")?);
+        same("cotangent", cotangent.size(), found.size())?;
+        same("vjp", vjp.size(), x.size())?;
+        let product = found.f_mul(&cotangent)?.f_sum(tch::Kind::Float)?;
+        let gradient = Tensor::f_run_backward(&[product], &[&x], false, false)?;
+        Some(Difference::of(&gradient[0], &vjp)?)
+    } else {
+        None
+    };
+    Ok(Check { output, vjp })
+}
+
+/// Hyperparameters read off the shapes of a state dict, and the number of bands. What shapes do not show is taken as
+/// published: four heads, the cosine schedule of 1000 steps.
+pub fn infer_config(weights: &Weights) -> Result<(UnetConfig, i64)> {
+    let fail = |what: &str| {
+        let hint =
+            "is it a state dict of the improved-diffusion U-Net? If so, put its hyperparameters in a .json beside it";
+        Error::file(weights.path(), format!("cannot read the hyperparameters off the shapes: {what}; {hint}"))
+    };
+    let first = |name: &str| weights.find(name).map(|tensor| tensor.size());
+    let stem = first("input_blocks.0.0.weight").ok_or_else(|| fail("no tensor `input_blocks.0.0.weight`"))?;
+    let &[base, bands, 3, 3] = stem.as_slice() else {
+        return Err(fail("the first convolution is not 3 x 3"));
+    };
+    if base < 1 {
+        return Err(fail("the first convolution has no channels"));
+    }
+
+    // Walk the encoder: residual blocks, with a downsampling block between levels.
+    let (mut channels, mut attention, mut blocks) = (vec![0], vec![false], vec![0]);
+    for index in 1.. {
+        let level = channels.len() - 1;
+        let name = format!("input_blocks.{index}");
+        if first(&format!("{name}.0.op.weight")).is_some() {
+            channels.push(0);
+            attention.push(false);
+            blocks.push(0);
+        } else if let Some(shape) = first(&format!("{name}.0.out_layers.3.weight")) {
+            channels[level] = shape.first().copied().unwrap_or(0);
+            attention[level] |= first(&format!("{name}.1.qkv.weight")).is_some();
+            blocks[level] += 1;
+        } else {
+            break;
+        }
+    }
+    let found: Vec<i64> = channels.iter().map(|count| count / base).collect();
+    let size = [32, 64, 256].into_iter().find(|&size| multipliers(size).is_ok_and(|known| known == found));
+    let size = size.ok_or_else(|| fail(&format!("channel multipliers {found:?} are not those of 32, 64 or 256 px")))?;
+    let resolutions: Vec<String> =
+        (0..attention.len()).filter(|&level| attention[level]).map(|level| (size >> level).to_string()).collect();
+    let outputs = first("out.2.weight").and_then(|shape| shape.first().copied());
+    let modulation = first("input_blocks.1.0.emb_layers.1.weight").and_then(|shape| shape.first().copied());
+    let config = UnetConfig {
+        image_size: size,
+        num_channels: base,
+        num_res_blocks: blocks[0],
+        num_heads: 4,
+        attention_resolutions: resolutions.join(","),
+        learn_sigma: outputs == Some(2 * bands),
+        noise_schedule: "cosine".into(),
+        diffusion_steps: 1000,
+        use_scale_shift_norm: modulation == Some(2 * channels[0]),
+        rescale_timesteps: true,
+    };
+    Ok((config, bands))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// Of the largest value: f32 rounding through the network, in another order of summation.
+    const TOLERANCE: f64 = 1e-4;
+
+    fn conformance() -> Option<PathBuf> {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/conformance"));
+        if !folder.is_dir() {
+            println!("SKIPPED: needs ../shared");
+            return None;
+        }
+        Some(folder.to_path_buf())
+    }
+
+    #[test]
+    fn the_published_network_is_reproduced() {
+        let Some(folder) = conformance() else { return };
+        tch::set_num_threads(1);
+        let weights = Weights::read(&folder.join("unet-32.pt")).unwrap();
+        let config: UnetConfig = serde_json::from_slice(&std::fs::read(folder.join("unet-32.json")).unwrap()).unwrap();
+        let (inferred, bands) = infer_config(&weights).unwrap();
+        assert_eq!((&inferred, bands), (&config, 3));
+        let network = Unet::load(&config, 3, &weights, Device::Cpu).unwrap();
+        let recorded = Weights::read(&folder.join("unet-32.io.safetensors")).unwrap();
+        let check = check(&network, &recorded, Device::Cpu).unwrap();
+        println!("output {:.1e}, vjp {:.1e}", check.output.relative(), check.vjp.unwrap().relative());
+        assert!(check.output.relative() < TOLERANCE && check.vjp.unwrap().relative() < TOLERANCE, "{check:?}");
+        // The test can fail: with other hyperparameters of equal shapes it does.
+        let other = UnetConfig { num_heads: 2, ..config };
+        let network = Unet::load(&other, 3, &weights, Device::Cpu).unwrap();
+        assert!(super::check(&network, &recorded, Device::Cpu).unwrap().output.relative() > TOLERANCE);
+    }
+
+    #[test]
+    fn weights_of_another_network_are_refused() {
+        let Some(folder) = conformance() else { return };
+        let weights = Weights::read(&folder.join("unet-32.pt")).unwrap();
+        let (config, _) = infer_config(&weights).unwrap();
+        let cases = [
+            UnetConfig { num_channels: 64, ..config.clone() },
+            UnetConfig { num_res_blocks: 2, ..config.clone() },
+            UnetConfig { attention_resolutions: "8".into(), ..config.clone() },
+            UnetConfig { use_scale_shift_norm: false, ..config.clone() },
+        ];
+        for case in cases {
+            let error = Unet::load(&case, 3, &weights, Device::Cpu).err().expect("an error").to_string();
+            assert!(error.contains("unet-32.pt") && error.contains('`'), "{error}");
+        }
+    }
+}

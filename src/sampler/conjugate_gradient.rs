@@ -1,0 +1,87 @@
+//! Batched, preconditioned conjugate gradients (Hestenes & Stiefel 1952) in the data space. Each sample of the batch
+//! stops by its own residual and is left untouched afterwards, so that its result does not depend on its neighbours.
+
+use tch::{Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// When a sample stops.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop {
+    /// Residual norm relative to that of the right-hand side, both in the norm of the preconditioner.
+    pub tolerance: f64,
+    pub iterations: u32,
+}
+
+/// Solves K w = `rhs` for each sample, K symmetric and positive: `apply(w)` is K w, `precondition` the diagonal that
+/// approximates K. All of shape `[B, C, my, mx]`. Returns w and the number of iterations made.
+pub fn solve(
+    rhs: &Tensor,
+    precondition: &Tensor,
+    stop: Stop,
+    mut apply: impl FnMut(&Tensor) -> Result<Tensor>,
+) -> Result<(Tensor, u32)> {
+    let mut w = rhs.f_zeros_like()?;
+    let mut residual = rhs.f_add_scalar(0.0)?;
+    let mut z = residual.f_div(precondition)?;
+    let mut direction = z.f_add_scalar(0.0)?;
+    let mut rz = dot(&residual, &z)?;
+    let target = rz.f_mul_scalar(stop.tolerance * stop.tolerance)?;
+    for iteration in 0..stop.iterations {
+        let active = rz.f_gt_tensor(&target)?;
+        if active.f_any()?.f_int64_value(&[])? == 0 {
+            return Ok((w, iteration));
+        }
+        let product = apply(&direction)?;
+        let curvature = dot(&direction, &product)?;
+        // A finished sample gets a step of exactly zero; the divisor is made harmless first.
+        let safe = curvature.f_where_self(&active, &curvature.f_ones_like()?)?;
+        let step = rz.f_div(&safe)?.f_where_self(&active, &rz.f_zeros_like()?)?;
+        let _ = w.f_addcmul_(&direction, &step)?;
+        let _ = residual.f_addcmul_(&product, &step.f_neg()?)?;
+        z = residual.f_div(precondition)?;
+        let next = dot(&residual, &z)?;
+        let old = rz.f_where_self(&active, &rz.f_ones_like()?)?;
+        let beta = next.f_div(&old)?;
+        direction = z.f_addcmul(&direction, &beta)?;
+        rz = next.f_where_self(&active, &rz)?;
+    }
+    if w.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        return Err(Error::internal("conjugate gradients: not finite (is the noise variance positive everywhere?)"));
+    }
+    Ok((w, stop.iterations))
+}
+
+/// Inner product of each sample, `[B, 1, 1, 1]`.
+fn dot(left: &Tensor, right: &Tensor) -> Result<Tensor> {
+    Ok(left.f_mul(right)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, Kind::Float)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Key, Purpose};
+    use tch::Device;
+
+    #[test]
+    fn solves_each_sample_and_stops_alone() {
+        let normal = |step, count| Key::new(1, "cg", 0, Purpose::Evaluation, step).normal(count);
+        let root = Tensor::from_slice(&normal(0, 100)).view([10, 10]);
+        let matrix = root.tr().matmul(&root) + Tensor::eye(10, (Kind::Float, Device::Cpu));
+        let apply = |w: &Tensor| Ok(w.view([-1, 10]).matmul(&matrix).view([-1, 1, 1, 10]));
+        let rhs = Tensor::from_slice(&normal(1, 20)).view([2, 1, 1, 10]);
+        let ones = Tensor::ones([1, 1, 1, 10], (Kind::Float, Device::Cpu));
+        let stop = Stop { tolerance: 1e-5, iterations: 60 };
+        let (both, iterations) = solve(&rhs, &ones, stop, apply).unwrap();
+        assert!(iterations < 60);
+        let error = (apply(&both).unwrap() - &rhs).abs().max().double_value(&[]);
+        assert!(error < 1e-4, "{error}"); // The tolerance times the norm of the right-hand side.
+        // A sample that is solved at once (zero right-hand side) stays at zero beside one that is not.
+        let mixed = rhs.copy();
+        let _ = mixed.narrow(0, 0, 1).zero_();
+        let (with_zero, _) = solve(&mixed, &ones, stop, apply).unwrap();
+        assert_eq!(with_zero.narrow(0, 0, 1).abs().max().double_value(&[]), 0.0);
+        let same = (with_zero.narrow(0, 1, 1) - both.narrow(0, 1, 1)).abs().max().double_value(&[]);
+        assert!(same < 1e-5);
+    }
+}

@@ -1,0 +1,178 @@
+//! The config of a training run: a TOML file. Unknown keys are errors; every error names the file, the key and the line.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::prior::card::LeanConfig;
+use crate::train::dataset::DatasetConfig;
+use crate::{Error, Result};
+
+/// A whole training config.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    pub prior: PriorSection,
+    pub data: DatasetConfig,
+    pub network: LeanConfig,
+    #[serde(default)]
+    pub covariance: CovarianceSection,
+    #[serde(default)]
+    pub levels: LevelsSection,
+    pub optimizer: OptimizerSection,
+    #[serde(default)]
+    pub run: RunSection,
+}
+
+/// What the prior's card will say that the training cannot know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriorSection {
+    pub name: String,
+    pub redshift_range: [f64; 2],
+    pub caution: String,
+}
+
+/// How the Gaussian part of the prior is fitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CovarianceSection {
+    /// Training images that are used.
+    pub images: u64,
+    /// Principal components.
+    pub rank: i64,
+    /// Least variance of a pixel beside the components, stretched units squared.
+    pub floor: f64,
+}
+
+impl Default for CovarianceSection {
+    fn default() -> Self {
+        CovarianceSection { images: 4096, rank: 64, floor: 1e-4 }
+    }
+}
+
+/// Noise levels of the training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LevelsSection {
+    /// Smallest level, stretched units.
+    pub sigma_min: f64,
+    /// Largest level, in units of the standard deviation of the covariance's strongest component.
+    pub t_max_factor: f64,
+    /// Levels of the logarithmic grid for which the tables of the Gaussian skip are made.
+    pub count: usize,
+    /// Mean and standard deviation of ln sigma.
+    pub ln_mean: f64,
+    pub ln_sd: f64,
+    /// Share of the images whose level is log-uniform over the whole grid instead.
+    pub uniform_share: f64,
+}
+
+impl Default for LevelsSection {
+    fn default() -> Self {
+        LevelsSection { sigma_min: 0.005, t_max_factor: 3.0, count: 256, ln_mean: -1.0, ln_sd: 1.4, uniform_share: 0.3 }
+    }
+}
+
+/// AdamW with a warm-up and a cosine, and a moving average of the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerSection {
+    /// Steps from first to last: the cosine's length.
+    pub steps: u64,
+    #[serde(default = "batch")]
+    pub batch: usize,
+    #[serde(default = "learning_rate")]
+    pub learning_rate: f64,
+    /// Steps in which the learning rate rises.
+    #[serde(default = "warmup")]
+    pub warmup: u64,
+    #[serde(default = "weight_decay")]
+    pub weight_decay: f64,
+    /// Largest norm of the gradient.
+    #[serde(default = "clip")]
+    pub clip: f64,
+    /// Decay of the moving average per step, once warm.
+    #[serde(default = "ema")]
+    pub ema: f64,
+}
+
+fn batch() -> usize {
+    32
+}
+
+fn learning_rate() -> f64 {
+    1e-3
+}
+
+fn warmup() -> u64 {
+    300
+}
+
+fn weight_decay() -> f64 {
+    0.01
+}
+
+fn clip() -> f64 {
+    1.0
+}
+
+fn ema() -> f64 {
+    0.9993
+}
+
+/// How the run uses the machine. Nothing here changes what is learned, except by rounding (threads).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSection {
+    pub seed: u64,
+    pub threads: u32,
+    /// Seconds between checkpoints.
+    pub checkpoint_interval: f64,
+    /// Steps between two measurements of the held-out loss.
+    pub evaluate_every: u64,
+    /// Held-out images that are used.
+    pub heldout: usize,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        RunSection { seed: 1, threads: 2, checkpoint_interval: 300.0, evaluate_every: 1000, heldout: 128 }
+    }
+}
+
+impl TrainConfig {
+    /// Index of the band whose total flux is one.
+    pub fn reference_band(&self) -> Result<usize> {
+        Ok(self.data.grid()?.reference)
+    }
+
+    /// Reads and checks a config.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::usage(format!("{}: cannot read the config: {error}", path.display())))?;
+        let config: TrainConfig =
+            toml::from_str(&text).map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
+        config.check().map_err(|error| Error::usage(format!("{}: {error}", path.display())))?;
+        Ok(config)
+    }
+
+    /// Checks what the types cannot say.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |key: &str, what: &str| Err(Error::usage(format!("{key}: {what}")));
+        self.reference_band()?;
+        if self.optimizer.batch == 0 || self.optimizer.steps == 0 {
+            return wrong("optimizer", "`batch` and `steps` must be positive");
+        }
+        if !(self.levels.sigma_min > 0.0) || self.levels.count < 2 || !(self.levels.t_max_factor > 0.0) {
+            return wrong("levels", "`sigma_min` and `t_max_factor` must be positive, `count` at least 2");
+        }
+        if self.covariance.images < 2 || self.covariance.rank < 0 || !(self.covariance.floor > 0.0) {
+            return wrong("covariance", "`images` must be at least 2, `rank` at least 0 and `floor` positive");
+        }
+        if !(0.0..1.0).contains(&self.optimizer.ema) {
+            return wrong("optimizer.ema", "expected a number in [0, 1)");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! The trained numbers in one piece of memory. The network's tensors are views into it, so that the optimizer, the moving
+//! average and the checkpoint each work on one long vector.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::Result;
+use crate::prior::card::LeanConfig;
+use crate::prior::lean::{Init, LeanNetwork};
+use crate::prior::skip::Skip;
+use crate::random::{Key, Purpose};
+
+/// Name, shape and place of one parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub name: String,
+    pub shape: Vec<i64>,
+    pub init: Init,
+    pub offset: i64,
+    pub length: i64,
+}
+
+/// The parameters of a lean network for images `[C, n, n]`, in the network's own order.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    config: LeanConfig,
+    shape: [i64; 3],
+    pub entries: Vec<Entry>,
+}
+
+impl Layout {
+    /// Asks the network what it needs.
+    pub fn new(config: &LeanConfig, shape: [i64; 3]) -> Result<Self> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut offset = 0;
+        let mut record = |name: &str, shape: &[i64], init: Init| {
+            let length = shape.iter().product();
+            entries.push(Entry { name: name.into(), shape: shape.to_vec(), init, offset, length });
+            offset += length;
+            Ok(Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?)
+        };
+        LeanNetwork::new(config, Skip::inputs(shape[0]), shape[0], shape[1], &mut record)?;
+        Ok(Layout { config: config.clone(), shape, entries })
+    }
+
+    /// The number of parameters.
+    pub fn length(&self) -> i64 {
+        self.entries.last().map_or(0, |entry| entry.offset + entry.length)
+    }
+
+    /// Initial values, by key.
+    pub fn initial(&self, seed: u64) -> Result<Tensor> {
+        let mut values = vec![0.0f32; self.length() as usize];
+        for entry in &self.entries {
+            let part = &mut values[entry.offset as usize..][..entry.length as usize];
+            match entry.init {
+                Init::Zero => {}
+                Init::One => part.fill(1.0),
+                Init::Normal(sd) => {
+                    Key::new(seed, &entry.name, 0, Purpose::Weights, 0).fill_normal(part);
+                    part.iter_mut().for_each(|value| *value *= sd as f32);
+                }
+            }
+        }
+        Ok(Tensor::f_from_slice(&values)?)
+    }
+
+    /// One where weights decay (matrices and kernels), zero elsewhere (biases, norms).
+    pub fn decay_mask(&self) -> Result<Tensor> {
+        let mut values = vec![0.0f32; self.length() as usize];
+        for entry in self.entries.iter().filter(|entry| entry.shape.len() > 1) {
+            values[entry.offset as usize..][..entry.length as usize].fill(1.0);
+        }
+        Ok(Tensor::f_from_slice(&values)?)
+    }
+
+    /// The parameters as views into `flat`, by name.
+    pub fn views(&self, flat: &Tensor) -> Result<Vec<(String, Tensor)>> {
+        let view = |entry: &Entry| -> Result<(String, Tensor)> {
+            let part = flat.f_narrow(0, entry.offset, entry.length)?.f_view(entry.shape.as_slice())?;
+            Ok((entry.name.clone(), part))
+        };
+        self.entries.iter().map(view).collect()
+    }
+
+    /// A network on views into `flat`, and those views (the leaves of its gradient, if `trained`).
+    pub fn network(&self, flat: &Tensor, trained: bool) -> Result<(LeanNetwork, Vec<Tensor>)> {
+        let mut leaves = Vec::with_capacity(self.entries.len());
+        for (_, view) in self.views(flat)? {
+            leaves.push(view.f_detach()?.f_requires_grad_(trained)?);
+        }
+        let mut next = leaves.iter();
+        let mut source = |_: &str, _: &[i64], _: Init| {
+            let leaf = next.next().ok_or_else(|| crate::Error::internal("the network asks for more parameters"))?;
+            Ok(leaf.shallow_clone())
+        };
+        let inputs = Skip::inputs(self.shape[0]);
+        let network = LeanNetwork::new(&self.config, inputs, self.shape[0], self.shape[1], &mut source)?;
+        Ok((network, leaves))
+    }
+}
