@@ -9,8 +9,8 @@ use crate::prior::Denoiser;
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
-pub mod dps;
 pub mod conjugate_gradient;
+pub mod dps;
 pub mod perturb_map;
 
 pub use perturb_map::PerturbMap;
