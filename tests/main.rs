@@ -2,5 +2,11 @@
 
 #[path = "suite/import.rs"]
 mod import;
+#[path = "suite/doctor.rs"]
+mod doctor;
+#[path = "suite/layout.rs"]
+mod layout;
+#[path = "suite/slurm.rs"]
+mod slurm;
 #[path = "suite/products.rs"]
 mod products;

@@ -226,8 +226,8 @@ fn determinism_cases(args: &Args) -> Result<Determinism> {
         add(format!("{processes} processes at once"), at_once(args, straight, None, processes)?);
     }
     add("saved and loaded after each step".into(), at_once(args, History::Interrupted.name(), None, 1)?);
-    let halves = at_once(args, "first-half", Some(&state), 1)
-        .and_then(|_| at_once(args, "second-half", Some(&state), 1));
+    let halves =
+        at_once(args, "first-half", Some(&state), 1).and_then(|_| at_once(args, "second-half", Some(&state), 1));
     // The file may not be there if the first half failed; the answer is in `halves`.
     let _ = std::fs::remove_file(&state);
     add("continued in another process".into(), halves?);

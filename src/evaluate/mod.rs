@@ -3,6 +3,7 @@
 pub mod ranks;
 pub mod statistics;
 
+pub mod consistency;
 pub mod determinism;
 pub mod selftest;
 pub mod standin;

@@ -170,10 +170,11 @@ impl Chain {
 
     fn data_step(&self, x: &Tensor) -> Result<Tensor> {
         let batch = x.size()[0];
-        let smooth = x
-            .f_fft_rfft2(None::<&[i64]>, [-2, -1], "backward")?
-            .f_mul(&self.transfer)?
-            .f_fft_irfft2([SIZE, SIZE].as_slice(), [-2, -1], "backward")?;
+        let smooth = x.f_fft_rfft2(None::<&[i64]>, [-2, -1], "backward")?.f_mul(&self.transfer)?.f_fft_irfft2(
+            [SIZE, SIZE].as_slice(),
+            [-2, -1],
+            "backward",
+        )?;
         let columns = self.rows.f_matmul(&smooth.f_to_kind(Kind::ComplexFloat)?)?;
         let sampled = columns.f_matmul(&self.rows.f_tr()?)?.f_real()?;
         let flat = smooth.f_reshape([batch, BANDS * SIZE * SIZE])?;

@@ -1,4 +1,6 @@
-//! Files: the only place that names hdf5 or fitsio, and the only one that renames.
+//! io
+
+pub mod npz;
 
 pub mod hdf5;
 pub mod publish;

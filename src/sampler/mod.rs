@@ -14,8 +14,16 @@ pub mod dps;
 pub mod perturb_map;
 
 pub use perturb_map::PerturbMap;
+pub mod build;
+pub mod dps;
+pub mod conjugate_gradient;
 pub mod dps_paper;
 mod guidance;
+pub mod perturb_map;
+
+pub use build::build;
+pub use dps_paper::DpsPaper;
+pub use perturb_map::PerturbMap;
 #[cfg(test)]
 mod toy;
 

@@ -4,4 +4,3 @@ pub mod cosmology;
 pub mod wcs;
 
 pub use wcs::TanWcs;
-

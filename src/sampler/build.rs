@@ -1,0 +1,53 @@
+//! From the config's `[sampler]` and a prior to a sampler.
+
+use super::conjugate_gradient::Stop;
+use super::perturb_map::{PerturbMap, Settings};
+use super::{DpsPaper, Sampler};
+use crate::config::SamplerConfig;
+use crate::prior::Prior;
+use crate::{Error, Result};
+
+/// t_max in units of the standard deviation of the prior's strongest mode, unless the config says otherwise.
+const T_MAX_FACTOR: f64 = 3.0;
+/// t_min in the prior's stretched space, unless the config says otherwise.
+const T_MIN: f64 = 0.02;
+
+/// The methods that `sampler.method` can name.
+pub const METHODS: [&str; 2] = ["perturb-map", "dps-paper"];
+
+/// The sampler that the config asks for, prepared for `prior` on its device.
+pub fn build(config: &SamplerConfig, prior: &Prior) -> Result<Box<dyn Sampler>> {
+    match config.method.as_str() {
+        "perturb-map" => Ok(Box::new(PerturbMap::new(
+            prior.covariance.to_device(prior.covariance.mean.device())?,
+            settings(config, prior)?,
+        )?)),
+        "dps-paper" => Ok(Box::new(DpsPaper::new(config.steps, config.guidance, None)?)),
+        other => {
+            Err(Error::usage(format!("sampler.method = \"{other}\": expected one of \"{}\"", METHODS.join("\", \""))))
+        }
+    }
+}
+
+/// The noise levels must lie within what the network was trained for.
+fn settings(config: &SamplerConfig, prior: &Prior) -> Result<Settings> {
+    let card = &prior.card;
+    let t_max = config.t_max.unwrap_or((T_MAX_FACTOR * prior.covariance.largest_sd()).min(card.sigma_max));
+    let t_min = config.t_min.unwrap_or(T_MIN.max(card.sigma_min));
+    for (key, value) in [("t_max", t_max), ("t_min", t_min)] {
+        // The levels go through decimal text and through powers: allow for rounding.
+        if value < card.sigma_min * 0.999 || value > card.sigma_max * 1.001 {
+            return Err(Error::usage(format!(
+                "sampler.{key} = {value} is outside the noise levels that the prior `{}` was trained for ({} to {})",
+                card.name, card.sigma_min, card.sigma_max
+            )));
+        }
+    }
+    Ok(Settings {
+        steps: config.steps,
+        t_max,
+        t_min,
+        relinearizations: config.relinearizations,
+        stop: Stop { tolerance: config.cg_tolerance, iterations: config.cg_iterations },
+    })
+}
