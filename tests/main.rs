@@ -1,5 +1,7 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/import.rs"]
+mod import;
 #[path = "suite/doctor.rs"]
 mod doctor;
 #[path = "suite/layout.rs"]

@@ -9,6 +9,11 @@ use crate::prior::Denoiser;
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
+pub mod conjugate_gradient;
+pub mod dps;
+pub mod perturb_map;
+
+pub use perturb_map::PerturbMap;
 pub mod build;
 pub mod conjugate_gradient;
 pub mod dps;
