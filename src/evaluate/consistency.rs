@@ -260,6 +260,7 @@ fn mock_observation(subject: &Subject, truth: &Tensor, index: u32, observing: &O
             relative_error: 0.0,
             psfs: psfs.clone(),
             stretch: subject.stretch,
+            reference: Some(subject.reference as i64),
             nuisance: NuisancePrior {
                 ln_amplitude_mean: Tensor::f_from_slice(&[AMPLITUDE.ln() as f32])?,
                 ln_amplitude_sd: Tensor::f_from_slice(&[observing.ln_amplitude_sd as f32])?,

@@ -1,11 +1,15 @@
-//! The likelihood of one galaxy: prediction = mask (A(a S^-1(x)) + b), with A the forward operator, S the prior's stretch,
-//! a the amplitude (one, or one for each band) and b the sky level.
+//! The likelihood of one galaxy: prediction = mask (A(F) + b), with A the forward operator, S the prior's stretch, a the
+//! amplitude and b the sky level. Where the prior's images have unit flux in a reference band, F is normalised by it,
 //!
 //! ```text
-//! J (dx, dln a, db) = mask (A(a S^-1'(x) dx + F dln a) + db),   F = a S^-1(x)
+//! f = S^-1(x),   q = sum of f over the reference band,   F = a f / q
+//! dF = (a / q) S^-1'(x) dx + F (dln a - dq / q)
 //! ```
 //!
-//! so a product with J costs one product with A, and its adjoint one with A^T.
+//! which changes nothing for an image of the prior (q = 1), but leaves the data no say in the scale of x: amplitude and
+//! brightness of the image would otherwise be exchanged for one another while the image is still noisy, for the Gaussian
+//! that stands for the prior in a sampler's step does not know that q = 1. With one amplitude for each band, F = a f.
+//! A product with J costs one product with A, and its adjoint one with A^T.
 //!
 //! Light from outside the prior's field is not in the model, but reaches pixels near its edge. There the sky's variance
 //! is inflated by 1/w^2, where 1 - w is twice the part of their light that pixels would receive from outside if the sky
@@ -24,6 +28,10 @@ use crate::{Error, Result};
 
 /// Smallest weight on the field's edge: the sky's standard deviation grows at most 20 times.
 const EDGE_WEIGHT_FLOOR: f64 = 0.05;
+
+/// asinh is exponential where the galaxy is bright: over one unit the slope of its inverse changes by e, and a tangent
+/// taken far below the solution overshoots it by many.
+const ASINH_REACH: f64 = 1.5;
 
 /// What a likelihood is made from. Fluxes are in nJy per detector pixel, with the extinction already removed.
 #[derive(Debug)]
@@ -44,6 +52,8 @@ pub struct GalaxyLikelihoodInput {
     /// One per band, at the detector's pitch.
     pub psfs: Vec<Psf>,
     pub stretch: Stretch,
+    /// The band whose total flux is one in the prior's images; `None` where each band has an amplitude of its own.
+    pub reference: Option<i64>,
     pub nuisance: NuisancePrior,
     /// Whether pixels near the field's edge are down-weighted (see the module's head).
     pub down_weight_edges: bool,
@@ -61,8 +71,12 @@ pub struct GalaxyLikelihood {
     operator: SamplingOperator,
     noise: NoiseModel,
     stretch: Stretch,
+    reference: Option<i64>,
     psf_fwhm: Vec<f64>,
 }
+
+/// A total flux below this is not that of any galaxy of the prior: the image is then not normalised further.
+const LEAST_TOTAL: f64 = 1e-2;
 
 impl GalaxyLikelihood {
     /// Checks the input and prepares the operator's tables. An `Error::Object` where the object's data cannot be used.
@@ -111,7 +125,16 @@ impl GalaxyLikelihood {
         check_nuisance(&nuisance, bands)?;
         let operator = SamplingOperator::new(&input.field, &input.psfs, kind, device)?;
         let psf_fwhm = input.psfs.iter().map(Psf::fwhm).collect();
-        Ok(GalaxyLikelihood { data, mask, nuisance, operator, noise, stretch: input.stretch, psf_fwhm })
+        Ok(GalaxyLikelihood {
+            data,
+            mask,
+            nuisance,
+            operator,
+            noise,
+            stretch: input.stretch,
+            reference: input.reference,
+            psf_fwhm,
+        })
     }
 
     /// Full widths at half maximum of the PSFs, arcsec, one per band.
@@ -122,7 +145,7 @@ impl GalaxyLikelihood {
     /// The noise variance of each pixel when the galaxy's light on the detector is `light`, `[B, C, my, mx]`; one where
     /// masked.
     pub fn variance_of(&self, light: &Tensor) -> Result<Tensor> {
-        Ok(self.noise.at(light)?.variance().shallow_clone())
+        Ok(self.noise.at(light, None)?.variance().shallow_clone())
     }
 
     /// The forward operator (flux per prior pixel to flux per detector pixel).
@@ -130,15 +153,24 @@ impl GalaxyLikelihood {
         &self.operator
     }
 
-    /// F = a S^-1(x), flux per prior pixel, `[B, C, n, n]`.
+    /// F = a S^-1(x) / q, flux per prior pixel in nJy, `[B, C, n, n]`.
     pub fn flux(&self, latent: &Latent) -> Result<Tensor> {
+        let mut unit = self.stretch.inverse(&latent.image)?;
+        let scale = self.scale(latent, &unit)?;
+        Ok(unit.f_mul_(&scale)?)
+    }
+
+    /// a / q, to be broadcast over pixels.
+    fn scale(&self, latent: &Latent, unit: &Tensor) -> Result<Tensor> {
         let amplitude = planes(&latent.ln_amplitude.f_exp()?)?;
-        Ok(self.stretch.inverse(&latent.image)?.f_mul_(&amplitude)?)
+        let Some(band) = self.reference else { return Ok(amplitude) };
+        let total = unit.f_narrow(1, band, 1)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, None)?;
+        Ok(amplitude.f_div(&total.f_clamp_min(LEAST_TOTAL)?)?)
     }
 
     /// The noise covariance at a latent galaxy.
     pub fn covariance_at(&self, latent: &Latent) -> Result<Covariance> {
-        self.noise.at(&self.operator.apply(&self.flux(latent)?)?)
+        self.noise.at(&self.operator.apply(&self.flux(latent)?)?, None)
     }
 }
 
@@ -160,12 +192,23 @@ impl Likelihood for GalaxyLikelihood {
         Ok(light.f_add_(&planes(&latent.sky)?)?.f_mul_(&self.mask)?)
     }
 
-    fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>> {
+    fn reach(&self) -> Option<f64> {
+        match self.stretch {
+            Stretch::Linear { .. } => None,
+            Stretch::Asinh { .. } => Some(ASINH_REACH),
+        }
+    }
+
+    fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>> {
+        let unit = self.stretch.inverse(&latent.image)?;
+        let scale = self.scale(latent, &unit)?;
+        let flux = unit.f_mul(&scale)?;
+        let slope = self.stretch.slope(&latent.image)?.f_mul_(&scale)?;
         let amplitude = planes(&latent.ln_amplitude.f_exp()?)?;
-        let flux = self.stretch.inverse(&latent.image)?.f_mul_(&amplitude)?;
-        let slope = self.stretch.slope(&latent.image)?.f_mul_(&amplitude)?;
         let mut light = self.operator.apply(&flux)?;
-        let covariance = self.noise.at(&light)?;
+        // Counted against the brighter of model and data: a tangent taken where the model is too faint overshoots most.
+        let extra = light.f_maximum(&self.data)?.f_mul_scalar_(tangent_error)?;
+        let covariance = self.noise.at(&light, (tangent_error > 0.0).then_some(&extra))?;
         let prediction = light.f_add_(&planes(&latent.sky)?)?.f_mul_(&self.mask)?;
         Ok(Box::new(LinearizedGalaxy {
             operator: self.operator.share(),
@@ -175,6 +218,7 @@ impl Likelihood for GalaxyLikelihood {
             prediction,
             covariance,
             one_amplitude: latent.ln_amplitude.size()[1] == 1,
+            normalised: self.reference.map(|band| (band, amplitude)),
         }))
     }
 }
@@ -189,6 +233,8 @@ struct LinearizedGalaxy {
     prediction: Tensor,
     covariance: Covariance,
     one_amplitude: bool,
+    /// The reference band, and the amplitude (to be broadcast over pixels), where F is normalised.
+    normalised: Option<(i64, Tensor)>,
 }
 
 impl Linearized for LinearizedGalaxy {
@@ -198,7 +244,12 @@ impl Linearized for LinearizedGalaxy {
 
     fn apply(&self, direction: &Latent) -> Result<Tensor> {
         let mut change = self.slope.f_mul(&direction.image)?;
-        let _ = change.f_addcmul_(&self.flux, &planes(&direction.ln_amplitude)?)?;
+        let mut relative = planes(&direction.ln_amplitude)?;
+        if let Some((band, amplitude)) = &self.normalised {
+            let total = change.f_narrow(1, *band, 1)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, None)?;
+            relative = relative.f_sub(&total.f_div(amplitude)?)?;
+        }
+        let _ = change.f_addcmul_(&self.flux, &relative)?;
         let mut out = self.operator.apply(&change)?;
         Ok(out.f_add_(&planes(&direction.sky)?)?.f_mul_(&self.mask)?)
     }
@@ -210,6 +261,10 @@ impl Linearized for LinearizedGalaxy {
         let pixels: &[i64] = if self.one_amplitude { &[1, 2, 3] } else { &[2, 3] };
         let ln_amplitude = back.f_mul(&self.flux)?.f_sum_dim_intlist(pixels, false, None)?;
         let ln_amplitude = if self.one_amplitude { ln_amplitude.f_unsqueeze(1)? } else { ln_amplitude };
+        if let Some((band, amplitude)) = &self.normalised {
+            let share = planes(&ln_amplitude)?.f_div(amplitude)?;
+            let _ = back.f_narrow(1, *band, 1)?.f_sub_(&share)?;
+        }
         let image = back.f_mul_(&self.slope)?;
         Ok(Latent { image, ln_amplitude, sky })
     }

@@ -73,7 +73,7 @@ impl Likelihood for LinearLikelihood {
         self.model.apply(latent)
     }
 
-    fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>> {
+    fn linearize_within(&self, latent: &Latent, _tangent_error: f64) -> Result<Box<dyn Linearized>> {
         let prediction = self.model.apply(latent)?;
         let variance = prediction.f_full_like(self.model.sd * self.model.sd)?;
         let shape = latent.image.size();

@@ -85,8 +85,17 @@ pub trait Likelihood: Send {
     fn nuisance(&self) -> &NuisancePrior;
     /// The noise-free observation of each latent galaxy, `[B, C, my, mx]`.
     fn predict(&self, latent: &Latent) -> Result<Tensor>;
+    /// How far a pixel (stretched units) and ln a may move from a point of linearisation before the tangent is of no use;
+    /// `None` where the model is linear.
+    fn reach(&self) -> Option<f64> {
+        None
+    }
     /// Prediction, Jacobian and noise covariance at `latent`.
-    fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>>;
+    fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>> {
+        self.linearize_within(latent, 0.0)
+    }
+    /// The same with the error of the tangent itself counted as noise: `tangent_error` is its relative error in flux.
+    fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>>;
 }
 
 /// A likelihood linearised at one latent galaxy per sample: y ~ N(prediction + J (latent' - latent), Sigma).

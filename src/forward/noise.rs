@@ -130,10 +130,13 @@ impl NoiseModel {
     }
 
     /// Sigma for the noise-free light of the object, `[B, C, my, mx]` (without the sky level, whose photons the sky's
-    /// variance holds already).
-    pub fn at(&self, model: &Tensor) -> Result<Covariance> {
+    /// variance holds already). `extra` is a further standard deviation of each pixel.
+    pub fn at(&self, model: &Tensor, extra: Option<&Tensor>) -> Result<Covariance> {
         let positive = model.f_clamp_min(0.0)?;
-        let mut diagonal = positive.f_square()?.f_mul_scalar_(self.relative_error * self.relative_error)?;
+        let mut diagonal = positive.f_square()?.f_mul_scalar_(self.relative_error.powi(2))?;
+        if let Some(extra) = extra {
+            let _ = diagonal.f_addcmul_(extra, extra)?;
+        }
         if let Some(inverse_gain) = &self.inverse_gain {
             let _ = diagonal.f_addcmul_(&positive, inverse_gain)?;
         }

@@ -221,6 +221,11 @@ impl Level {
         Ok(self.own.f_add(&low_rank)?.f_view([channels, height, width])?)
     }
 
+    /// The low-rank part of C as modes m_k, `[K, C, n, n]`: C = diag(own) + sum_k m_k m_k^T.
+    pub fn modes(&self) -> Result<Tensor> {
+        self.image(&self.inner_root.f_tr()?.f_matmul(&self.scaled)?.f_mul(&self.gain)?)
+    }
+
     /// Draws of N(0, C), `[B, C, n, n]`, by key.
     pub fn draw(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
         let device = self.own.device();

@@ -12,6 +12,7 @@ use crate::{Error, Result};
 pub mod conjugate_gradient;
 pub mod dps;
 pub mod perturb_map;
+mod preconditioner;
 
 pub use perturb_map::PerturbMap;
 pub mod build;

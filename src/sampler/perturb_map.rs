@@ -15,9 +15,10 @@
 //!
 //! Amplitude and sky are not diffused: at each step they are drawn jointly with x0 from their own priors.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::conjugate_gradient::{self, Stop};
+use super::preconditioner::Preconditioner;
 use super::{Problem, Sampler, State};
 use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
 use crate::prior::{Covariance, Level};
@@ -75,7 +76,8 @@ impl PerturbMap {
             ln_amplitude: nuisance.ln_amplitude_mean.f_unsqueeze(0)?.f_expand([count, -1], false)?,
             sky: nuisance.sky_sd.f_zeros_like()?.f_unsqueeze(0)?.f_expand([count, -1], false)?,
         };
-        let mut linear = likelihood.linearize(&point)?;
+        let error = tangent_error(level.t);
+        let mut linear = likelihood.linearize_within(&point, error)?;
         let mut data = likelihood.data().f_unsqueeze(0)?;
         if perturbed {
             let image = level.draw(&problem.noise, state.step)?;
@@ -85,12 +87,18 @@ impl PerturbMap {
         // The covariance of the noise stays the one that the data were perturbed with.
         let noise = linear;
         let mut prior = |direction: &Latent| scale_by_prior(direction, nuisance, Some(level));
-        let mut solution =
-            update(&centre, &point, &data, noise.as_ref(), noise.as_ref(), &mut prior, self.settings.stop)?;
+        let stop = self.settings.stop;
+        let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
+        let solution =
+            update(&centre, &point, &data, noise.as_ref(), noise.as_ref(), &mut prior, &preconditioner, stop)?;
+        let mut solution = within_reach(solution, &point, likelihood.reach())?;
         for _ in 0..self.settings.relinearizations {
             point = solution;
-            linear = likelihood.linearize(&point)?;
-            solution = update(&centre, &point, &data, linear.as_ref(), noise.as_ref(), &mut prior, self.settings.stop)?;
+            linear = likelihood.linearize_within(&point, error)?;
+            let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
+            solution =
+                update(&centre, &point, &data, linear.as_ref(), noise.as_ref(), &mut prior, &preconditioner, stop)?;
+            solution = within_reach(solution, &point, likelihood.reach())?;
         }
         Ok(solution)
     }
@@ -114,8 +122,32 @@ impl PerturbMap {
         let centre = fixed.plus(&perturbation(problem, nuisance, step, image)?)?;
         let data = likelihood.data().f_unsqueeze(0)?.f_sub(&linear.noise(&problem.noise, step)?)?;
         let mut prior = |direction: &Latent| scale_by_prior(direction, nuisance, None);
-        update(&centre, &point, &data, linear.as_ref(), linear.as_ref(), &mut prior, self.settings.stop)
+        let preconditioner = Preconditioner::new(likelihood, &point, None, 0.0)?;
+        let linear = linear.as_ref();
+        let drawn = update(&centre, &point, &data, linear, linear, &mut prior, &preconditioner, self.settings.stop)?;
+        within_reach(drawn, &point, likelihood.reach())
     }
+}
+
+/// Cuts the changes of pixels and of ln a at what one linearisation can be trusted with. That matters at the high noise
+/// levels only, where the network's next estimate takes up what is cut off; where draws are decided, changes are small.
+fn within_reach(solution: Latent, point: &Latent, reach: Option<f64>) -> Result<Latent> {
+    let Some(reach) = reach else { return Ok(solution) };
+    let limit =
+        |new: &Tensor, old: &Tensor| -> Result<Tensor> { Ok(new.f_sub(old)?.f_clamp(-reach, reach)?.f_add(old)?) };
+    Ok(Latent {
+        image: limit(&solution.image, &point.image)?,
+        ln_amplitude: limit(&solution.ln_amplitude, &point.ln_amplitude)?,
+        sky: solution.sky,
+    })
+}
+
+/// Relative error of the tangent of the stretch at noise level `t`. x0 is uncertain by about t there, or by about one
+/// where t is larger, and the second-order term of exp(x) is half the square. Counted as noise, it keeps the steps at
+/// high levels from fitting bright galaxies to a precision that a linear model does not have; at the levels where draws
+/// are decided it is far below the noise.
+fn tangent_error(t: f64) -> f64 {
+    0.5 * t.min(1.0).powi(2)
 }
 
 /// Draws of the nuisance priors beside an image perturbation.
@@ -143,6 +175,7 @@ fn scale_by_prior(direction: &Latent, nuisance: &NuisancePrior, level: Option<&L
     })
 }
 
+#[allow(clippy::too_many_arguments)] // The terms of one formula.
 /// centre + P J^T (J P J^T + Sigma)^-1 [data - A(point) - J (centre - point)], P the prior covariance.
 fn update(
     centre: &Latent,
@@ -151,14 +184,21 @@ fn update(
     linear: &dyn Linearized,
     noise: &dyn Linearized,
     prior: &mut dyn FnMut(&Latent) -> Result<Latent>,
+    preconditioner: &Preconditioner,
     stop: Stop,
 ) -> Result<Latent> {
     let shift = linear.apply(&centre.minus(point)?)?;
     let rhs = data.f_sub(linear.prediction())?.f_sub(&shift)?;
-    let (weights, _) = conjugate_gradient::solve(&rhs, noise.variance(), stop, |w| {
-        let through = linear.apply(&prior(&linear.adjoint(w)?)?)?;
-        Ok(through.f_add(&noise.covariance(w)?)?)
-    })?;
+    let (weights, iterations) = conjugate_gradient::solve(
+        &rhs,
+        stop,
+        |residual| preconditioner.apply(residual),
+        |w| {
+            let through = linear.apply(&prior(&linear.adjoint(w)?)?)?;
+            Ok(through.f_add(&noise.covariance(w)?)?)
+        },
+    )?;
+    tracing::trace!(iterations, "conjugate gradients");
     centre.plus(&prior(&linear.adjoint(&weights)?)?)
 }
 
@@ -211,6 +251,32 @@ impl Sampler for PerturbMap {
                 Latent { image, ln_amplitude: none.shallow_clone(), sky: none }
             }
         };
+        if tracing::enabled!(tracing::Level::TRACE) {
+            let m = |t: &Tensor| (t.min().double_value(&[]), t.max().double_value(&[]));
+            let d = problem.denoiser.denoise(state.get("x")?, level.t)?;
+            let chi = match problem.likelihood {
+                Some(l) => {
+                    let lin = l.linearize(&drawn)?;
+                    (lin.prediction() - l.data()).square().f_div(lin.variance())?.mean_dim(
+                        [1i64, 2, 3].as_slice(),
+                        false,
+                        Kind::Float,
+                    )
+                }
+                None => Tensor::from(0.0f32),
+            };
+            eprintln!(
+                "DBG step {} t {:.3} x {:?} D {:?} x0 {:?} lna {:?} sky {:?} chi2 {:?}",
+                state.step,
+                level.t,
+                m(state.get("x")?),
+                m(&d),
+                m(&drawn.image),
+                m(&drawn.ln_amplitude),
+                m(&drawn.sky),
+                m(&chi)
+            );
+        }
         if last {
             // Amplitude and sky were only maximised over above: draw them given the final image.
             if let Some(likelihood) = problem.likelihood {

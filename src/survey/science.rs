@@ -148,6 +148,10 @@ fn likelihood(engine: &GalaxyEngine, observation: &Observation, geometry: &Geome
         relative_error: config.noise.relative_error,
         psfs: psfs.collect::<Result<Vec<_>>>()?,
         stretch: engine.prior.card.stretch,
+        reference: match engine.prior.card.normalisation {
+            Normalisation::ReferenceBand { band } => Some(band as i64),
+            Normalisation::BandPeak => None,
+        },
         nuisance: nuisance(engine, observation)?,
         down_weight_edges: true,
         device: engine.device,
@@ -297,8 +301,8 @@ fn reduce(
 ) -> Result<Node> {
     use crate::forward::Likelihood as _;
 
-    let unit = engine.prior.card.stretch.inverse(&draws.image)?;
     let flux = likelihood.flux(draws)?;
+    let unit = flux.f_div(&draws.ln_amplitude.f_exp()?.f_unsqueeze(-1)?.f_unsqueeze(-1)?)?;
     let model = likelihood.predict(draws)?;
     let residual = likelihood.data().f_sub(&model)?;
     let chi_squared = residual

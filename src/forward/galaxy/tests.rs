@@ -47,6 +47,7 @@ fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLikelihoodInput
             Psf::gaussian(15, 0.5, PITCH).unwrap(),
         ],
         stretch: Stretch::Asinh { scale: 0.02 },
+        reference: (amplitudes == 1).then_some(1),
         nuisance: NuisancePrior {
             ln_amplitude_mean: Tensor::zeros([amplitudes], (Kind::Float, Device::Cpu)),
             ln_amplitude_sd: Tensor::ones([amplitudes], (Kind::Float, Device::Cpu)),
@@ -60,7 +61,8 @@ fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLikelihoodInput
 
 fn latent(batch: i64, amplitudes: i64, step: u32, kind: Kind) -> Latent {
     Latent {
-        image: random(&[batch, BANDS, SIZE, SIZE], step, kind),
+        // Bright on the whole, as galaxies are: the total flux must be positive.
+        image: random(&[batch, BANDS, SIZE, SIZE], step, kind) + 1.0,
         ln_amplitude: random(&[batch, amplitudes], step + 1, kind),
         sky: random(&[batch, BANDS], step + 2, kind),
     }

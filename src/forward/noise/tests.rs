@@ -66,7 +66,7 @@ fn correlated_covariance_is_the_dense_one() {
     let [my, mx] = [9, 8];
     let mask = random(&[2, my, mx], 0, Kind::Double).gt(-1.0).to_kind(Kind::Double);
     let light = random(&[1, 2, my, mx], 1, Kind::Double) * 3.0;
-    let covariance = model(Kind::Double, &mask).at(&light).unwrap();
+    let covariance = model(Kind::Double, &mask).at(&light, None).unwrap();
     let list = |t: &Tensor| Vec::<f64>::try_from(t.contiguous().view(-1)).unwrap();
     let sigma = Tensor::from_slice(&dense(&list(&mask), &list(&light), [my, mx])).view([2, my * mx, my * mx]);
     let vector = random(&[1, 2, my, mx], 2, Kind::Double);
@@ -87,7 +87,7 @@ fn draws_have_the_covariance() {
     let list = |t: &Tensor| Vec::<f64>::try_from(t.contiguous().view(-1)).unwrap();
     let count = 20_000;
     let noise = BlockNoise::new(1, "draws", 0, count as u32);
-    let draws = model(Kind::Double, &mask).at(&light).unwrap().draw(&noise, 0).unwrap();
+    let draws = model(Kind::Double, &mask).at(&light, None).unwrap().draw(&noise, 0).unwrap();
     assert_eq!(draws.size(), [count, 2, my, mx]);
     let sigma = Tensor::from_slice(&dense(&list(&mask), &list(&light), [my, mx])).view([2, my * mx, my * mx]);
     let flat = draws.view([count, 2, my * mx]).transpose(0, 1);
@@ -111,7 +111,7 @@ fn white_draws_have_the_variance_and_depend_on_the_sample_only() {
         relative_error: 0.0,
     })
     .unwrap();
-    let covariance = model.at(&Tensor::zeros([1, 1, 4, 4], (Kind::Float, Device::Cpu))).unwrap();
+    let covariance = model.at(&Tensor::zeros([1, 1, 4, 4], (Kind::Float, Device::Cpu)), None).unwrap();
     let draws = covariance.draw(&BlockNoise::new(1, "white", 0, 20_000), 2).unwrap();
     let ratio = draws.square().mean_dim(0, false, Kind::Float) / &variance;
     // Five standard errors, sqrt(2 / 20000) = 0.01.
@@ -151,7 +151,7 @@ fn time_of_a_correlated_product() {
         let sky = SkyNoise::Correlated { power: power(padded, padded) };
         let input = NoiseInput { sky: &sky, mask: &mask, inflation: None, gain: None, relative_error: 0.01 };
         let vector = random(&[24, 2, m, m], 7, Kind::Float);
-        let covariance = NoiseModel::new(&input).unwrap().at(&vector).unwrap();
+        let covariance = NoiseModel::new(&input).unwrap().at(&vector, None).unwrap();
         let mut times: Vec<f64> = (0..40)
             .map(|_| {
                 let start = std::time::Instant::now();

@@ -1,0 +1,79 @@
+//! The preconditioner of the data-space solves. J P J^T + Sigma has a few very large eigenvalues, those of the galaxy's
+//! brightness, colour and overall shape, on top of a moderate rest: with V the images of the prior covariance's low-rank
+//! modes and of amplitude and sky,
+//!
+//! ```text
+//! M = diag(Sigma) + V V^T,    M^-1 = diag(Sigma)^-1 - diag(Sigma)^-1 V (I + V^T diag(Sigma)^-1 V)^-1 V^T diag(Sigma)^-1
+//! ```
+//!
+//! V is taken at the mean of the batch and shared by its samples, so that it costs a few products a sample.
+
+use tch::{Kind, Tensor};
+
+use crate::Result;
+use crate::forward::{Latent, Likelihood};
+
+/// Added to eigenvalues before dividing by them: far below the 1 that the noise contributes.
+const TINY: f64 = 1e-9;
+
+/// M^-1 of one linearisation. Along its large eigenvalues M^-1 is what remains of 1 - e / (1 + e), so the projections are
+/// in f64: in f32 the difference would be rounding, and M no longer positive.
+pub struct Preconditioner {
+    /// diag(Sigma)^-1/2, `[1, C, my, mx]`.
+    root: Tensor,
+    /// Orthonormal basis of the columns of diag(Sigma)^-1/2 V, `[modes, C my mx]`, f64.
+    basis: Tensor,
+    /// e / (1 + e) for the eigenvalue e of each, `[modes]`, f64.
+    removed: Tensor,
+}
+
+impl Preconditioner {
+    /// Linearises at the mean of `point` over the batch. `modes` `[K, C, n, n]` is the low-rank part of the image's prior
+    /// covariance; without it the image is held fixed.
+    pub fn new(
+        likelihood: &dyn Likelihood,
+        point: &Latent,
+        modes: Option<&Tensor>,
+        tangent_error: f64,
+    ) -> Result<Self> {
+        let mean = |tensor: &Tensor| tensor.f_mean_dim([0i64].as_slice(), true, Kind::Float);
+        let centre =
+            Latent { image: mean(&point.image)?, ln_amplitude: mean(&point.ln_amplitude)?, sky: mean(&point.sky)? };
+        let linear = likelihood.linearize_within(&centre, tangent_error)?;
+        let nuisance = likelihood.nuisance();
+        let (amplitudes, bands) = (centre.ln_amplitude.size()[1], centre.sky.size()[1]);
+        let count = modes.map_or(0, |modes| modes.size()[0]);
+        let total = count + amplitudes + bands;
+        let options = (Kind::Float, point.image.device());
+        let mut image_size = centre.image.size();
+        image_size[0] = total;
+        let directions = Latent {
+            image: Tensor::f_zeros(image_size.as_slice(), options)?,
+            ln_amplitude: Tensor::f_zeros([total, amplitudes], options)?,
+            sky: Tensor::f_zeros([total, bands], options)?,
+        };
+        if let Some(modes) = modes {
+            directions.image.f_narrow(0, 0, count)?.f_copy_(modes)?;
+        }
+        directions.ln_amplitude.f_narrow(0, count, amplitudes)?.f_copy_(&nuisance.ln_amplitude_sd.f_diag(0)?)?;
+        directions.sky.f_narrow(0, count + amplitudes, bands)?.f_copy_(&nuisance.sky_sd.f_diag(0)?)?;
+        let root = linear.variance().f_rsqrt()?;
+        let whitened = linear.apply(&directions)?.f_mul(&root)?.f_view([total, -1])?.f_to_kind(Kind::Double)?;
+        let (eigenvalues, vectors) = whitened.f_matmul(&whitened.f_tr()?)?.f_linalg_eigh("L")?;
+        // Directions that the data do not see have no eigenvalue to speak of, and need no basis vector.
+        let seen = eigenvalues.f_clamp_min(0.0)?;
+        let scale = seen.f_add_scalar(TINY)?.f_rsqrt()?;
+        let basis = vectors.f_tr()?.f_matmul(&whitened)?.f_mul(&scale.f_unsqueeze(1)?)?;
+        let removed = seen.f_div(&seen.f_add_scalar(1.0)?)?;
+        Ok(Preconditioner { root, basis, removed })
+    }
+
+    /// M^-1 r, `[B, C, my, mx]`.
+    pub fn apply(&self, residual: &Tensor) -> Result<Tensor> {
+        let size = residual.size();
+        let white = residual.f_mul(&self.root)?.f_view([size[0], -1])?.f_to_kind(Kind::Double)?;
+        let along = white.f_matmul(&self.basis.f_tr()?)?.f_mul(&self.removed)?;
+        let rest = white.f_sub(&along.f_matmul(&self.basis)?)?.f_to_kind(Kind::Float)?;
+        Ok(rest.f_view(size.as_slice())?.f_mul(&self.root)?)
+    }
+}
