@@ -6,7 +6,11 @@ mod import;
 mod doctor;
 #[path = "suite/layout.rs"]
 mod layout;
-#[path = "suite/slurm.rs"]
-mod slurm;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/slurm.rs"]
+mod slurm;
+//! The integration tests, in one binary.
+
+#[path = "suite/inputs.rs"]
+mod inputs;
