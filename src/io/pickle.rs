@@ -90,7 +90,7 @@ pub struct TensorRef {
 
 /// Reads a pickled state dict: names and tensor views, in the file's order.
 pub fn read_state_dict(pickle: &[u8]) -> PickleResult<Vec<(String, TensorRef)>> {
-    let mut machine = Machine { input: pickle, ..Machine::default() };
+    let mut machine = Machine::new(pickle);
     let Value::Dict(top) = machine.run()? else {
         return Err("is not a state dict (a dict of tensors); save `model.state_dict()` alone".into());
     };

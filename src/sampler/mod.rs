@@ -15,11 +15,6 @@ pub mod dps;
 pub mod dps_paper;
 mod guidance;
 pub mod perturb_map;
-pub mod dps_paper;
-mod guidance;
-
-pub use build::build;
-pub use dps_paper::DpsPaper;
 #[cfg(test)]
 mod toy;
 

@@ -6,7 +6,7 @@ use super::{Global, PickleResult, StorageRef, TensorRef, Value};
 
 #[derive(Default)]
 pub struct Machine<'a> {
-    pub input: &'a [u8],
+    input: &'a [u8],
     position: usize,
     stack: Vec<Value>,
     /// Heights of the stack at the open marks.
@@ -19,7 +19,12 @@ pub struct Machine<'a> {
     pub tensors: Vec<TensorRef>,
 }
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
+    /// A machine at the beginning of a pickle.
+    pub fn new(input: &'a [u8]) -> Self {
+        Machine { input, ..Machine::default() }
+    }
+
     /// Runs the pickle to its end; returns what it leaves.
     pub fn run(&mut self) -> PickleResult<Value> {
         loop {
