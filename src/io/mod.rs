@@ -2,9 +2,12 @@
 //! Files: the only place that names hdf5 or fitsio, and the only one that renames.
 
 pub mod about;
+pub mod bytes;
 pub mod digest;
 pub mod fits;
 pub mod hdf5;
 pub mod journal;
 pub mod npz;
+mod pickle;
 pub mod publish;
+pub mod torch_save;

@@ -22,6 +22,8 @@ use crate::prior::lean::LeanNetwork;
 use crate::prior::lean_denoiser::LeanDenoiser;
 use crate::prior::skip::Skip;
 use crate::prior::store::{Store, to_bytes};
+use crate::prior::unet::Unet;
+use crate::prior::vp::VpDenoiser;
 use crate::prior::{Covariance, Denoiser};
 use crate::{Error, Result};
 
@@ -55,8 +57,7 @@ pub fn card(bytes: &[u8]) -> Result<Card> {
 impl Prior {
     /// Reads the prior at `path`.
     pub fn read(path: &Path, device: Device) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).map_err(|error| Error::file(path, format!("cannot read the prior: {error}")))?;
+        let bytes = crate::io::bytes::read(path)?;
         Self::from_bytes(&bytes, device).map_err(|error| match error {
             Error::Usage(what) => Error::usage(format!("{}: {what}", path.display())),
             other => other,
@@ -84,8 +85,15 @@ impl Prior {
                 let size = [*components as i64, shape[0], shape[1], shape[2]];
                 Box::new(MixtureDenoiser::new(store.get("mixture.images", &size)?.f_to_device(device)?, *scatter)?)
             }
-            Architecture::Unet(_) => {
-                return Err(Error::usage("this prior is a U-Net: its weights are read by `unseeing import`"));
+            Architecture::Unet(config) => {
+                if config.image_size != card.size {
+                    return Err(Error::usage(format!(
+                        "the prior's card: size is {}, but its U-Net has image_size {}",
+                        card.size, config.image_size
+                    )));
+                }
+                let source = |name: &str, shape: &[i64]| store.get(&format!("network.{name}"), shape);
+                Box::new(VpDenoiser::of_unet(Unet::from_source(config, shape[0], &source, device)?, config)?)
             }
         };
         let image = |name: &str| -> Result<Tensor> { Ok(store.get(name, &shape)?.f_to_device(device)?) };

@@ -7,8 +7,6 @@ use crate::Result;
 pub mod analytic;
 pub mod ancestral;
 pub mod card;
-mod pickle;
-mod pt;
 pub mod schedule;
 pub mod unet;
 pub mod unet_check;

@@ -85,8 +85,8 @@ impl Schedule {
         if sigma <= self.sigma(0) {
             return Some(0.0);
         }
-        // Also refuses NaN.
-        if !(sigma <= self.sigma(last) * (1.0 + 1e-9)) {
+        // The last level itself may come with rounding.
+        if sigma.is_nan() || sigma > self.sigma(last) * (1.0 + 1e-9) {
             return None;
         }
         let (mut low, mut high) = (0, last);

@@ -62,9 +62,14 @@ struct Attention {
 impl Unet {
     /// Builds the network from a state dict, for images of `channels` bands. Every name and shape must fit.
     pub fn load(config: &UnetConfig, channels: i64, weights: &Weights, device: Device) -> Result<Unet> {
+        weights.check(&Layout::new(config, channels)?.shapes())?;
+        Unet::from_source(config, channels, &|name, shape| weights.get(name, shape), device)
+    }
+
+    /// The same, asking `source` for each tensor by its name in the state dict and its shape.
+    pub fn from_source(config: &UnetConfig, channels: i64, source: &Source, device: Device) -> Result<Unet> {
         let layout = Layout::new(config, channels)?;
-        weights.check(&layout.shapes())?;
-        let loader = Loader { weights, device };
+        let loader = Loader { source, device };
         let block = |placed: &Placed| loader.block(placed, &layout, config.num_heads);
         let blocks = |list: &[Placed]| list.iter().map(block).collect::<Result<Vec<_>>>();
         let nested = |list: &[Vec<Placed>]| list.iter().map(|inner| blocks(inner)).collect::<Result<Vec<_>>>();
@@ -208,15 +213,18 @@ impl Attention {
     }
 }
 
+/// Gives the tensor of this name and shape.
+pub type Source<'a> = dyn Fn(&str, &[i64]) -> Result<Tensor> + 'a;
+
 struct Loader<'a> {
-    weights: &'a Weights,
+    source: &'a Source<'a>,
     device: Device,
 }
 
 impl Loader<'_> {
     fn affine(&self, name: &str, shape: &[i64]) -> Result<Affine> {
         let get = |suffix: &str, shape: &[i64]| -> Result<Tensor> {
-            Ok(self.weights.get(&format!("{name}.{suffix}"), shape)?.f_to_device(self.device)?)
+            Ok((self.source)(&format!("{name}.{suffix}"), shape)?.f_to_device(self.device)?)
         };
         Ok(Affine { weight: get("weight", shape)?, bias: get("bias", &shape[..1])? })
     }

@@ -131,7 +131,14 @@ pub fn infer_config(weights: &Weights) -> Result<(UnetConfig, i64)> {
 mod tests {
     use std::path::{Path, PathBuf};
 
+    use tch::Kind;
+
     use super::*;
+    use crate::forward::Stretch;
+    use crate::prior::card::{Architecture, Card, Normalisation};
+    use crate::prior::file::{moment_tensors, prior_bytes};
+    use crate::prior::vp::VpDenoiser;
+    use crate::prior::{Covariance, Denoiser, Prior};
 
     /// Of the largest value: f32 rounding through the network, in another order of summation.
     const TOLERANCE: f64 = 1e-4;
@@ -179,5 +186,47 @@ mod tests {
             let error = Unet::load(&case, 3, &weights, Device::Cpu).err().expect("an error").to_string();
             assert!(error.contains("unet-32.pt") && error.contains('`'), "{error}");
         }
+    }
+
+    #[test]
+    fn a_prior_file_can_hold_the_network() {
+        let Some(folder) = conformance() else { return };
+        let weights = Weights::read(&folder.join("unet-32.pt")).unwrap();
+        let (config, _) = infer_config(&weights).unwrap();
+        let mut card = Card {
+            name: "test".into(),
+            architecture: Architecture::Unet(config.clone()),
+            pixel_kpc: 0.4,
+            size: 32,
+            bands: vec!["g".into(), "r".into(), "i".into()],
+            stretch: Stretch::Linear { scale: 1.0 },
+            normalisation: Normalisation::BandPeak,
+            sigma_min: 0.01,
+            sigma_max: 100.0,
+            redshift_range: [0.0, 1.0],
+            resolution_kpc: 0.4,
+            training_data: String::new(),
+            training_digest: String::new(),
+            recipe: String::new(),
+            caution: String::new(),
+        };
+        let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+        let (image, pixels) = ([3, 32, 32], 3 * 32 * 32);
+        let covariance = || {
+            Covariance::new(image, zeros(&[pixels]), zeros(&[0, pixels]), zeros(&[0]), zeros(&[pixels]) + 1.0).unwrap()
+        };
+        let moments = || moment_tensors(&covariance(), &zeros(&image), &zeros(&image), 0).unwrap();
+        let bytes = prior_bytes(&card, weights.tensors(), moments()).unwrap();
+        let prior = Prior::from_bytes(&bytes, Device::Cpu).unwrap();
+        let direct = VpDenoiser::load_unet(&config, 3, &weights, Device::Cpu).unwrap();
+        let recorded = Weights::read(&folder.join("unet-32.io.safetensors")).unwrap();
+        let x = recorded.find("x").unwrap();
+        let (found, want) = (prior.denoiser.denoise(x, 1.0).unwrap(), direct.denoise(x, 1.0).unwrap());
+        // A prior's file keeps its network in f16: 5e-4 a weight, some of which averages out.
+        assert!((&found - &want).abs().max().double_value(&[]) < 1e-2 * want.abs().max().double_value(&[]));
+
+        card.size = 64;
+        let error = Prior::from_bytes(&prior_bytes(&card, weights.tensors(), moments()).unwrap(), Device::Cpu);
+        assert!(error.is_err());
     }
 }

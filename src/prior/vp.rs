@@ -47,11 +47,15 @@ impl<N: EpsilonNetwork> VpDenoiser<N> {
 }
 
 impl VpDenoiser<Unet> {
+    /// The denoiser of a U-Net, with the schedule that its hyperparameters name.
+    pub fn of_unet(network: Unet, config: &UnetConfig) -> Result<Self> {
+        let schedule = Schedule::named(&config.noise_schedule, config.diffusion_steps)?;
+        Ok(VpDenoiser::new(network, schedule, config.rescale_timesteps))
+    }
+
     /// The denoiser of a published checkpoint, for images of `channels` bands.
     pub fn load_unet(config: &UnetConfig, channels: i64, weights: &Weights, device: Device) -> Result<Self> {
-        let schedule = Schedule::named(&config.noise_schedule, config.diffusion_steps)?;
-        let network = Unet::load(config, channels, weights, device)?;
-        Ok(VpDenoiser::new(network, schedule, config.rescale_timesteps))
+        VpDenoiser::of_unet(Unet::load(config, channels, weights, device)?, config)
     }
 }
 

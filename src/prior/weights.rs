@@ -1,15 +1,12 @@
 //! Named tensors of a network: read from `torch.save`d state dicts or safetensors files, written as safetensors.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
-use crate::io::publish::publish_path;
-use crate::{Error, Result};
+use crate::{Error, Result, io};
 
 /// The tensors of a weights file (f32, on the CPU), in the file's order, and its metadata.
 #[derive(Debug)]
@@ -23,16 +20,14 @@ pub struct Weights {
 impl Weights {
     /// Reads a file; its format is told by its content.
     pub fn read(path: &Path) -> Result<Weights> {
-        let bytes =
-            std::fs::read(path).map_err(|error| Error::file(path, format!("cannot read the weights: {error}")))?;
-        Weights::from_bytes(path, &bytes)
+        Weights::from_bytes(path, &io::bytes::read(path)?)
     }
 
     /// The same from a file's bytes; `path` is for the messages.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Weights> {
         // A safetensors file begins with the length of its header and then the header, which is JSON.
         let (tensors, metadata) = if bytes.starts_with(b"PK\x03\x04") {
-            (super::pt::read(path, bytes)?, BTreeMap::new())
+            (io::torch_save::read(path, bytes)?, BTreeMap::new())
         } else if bytes.get(8) == Some(&b'{') {
             read_safetensors(path, bytes)?
         } else if bytes.first() == Some(&0x80) {
@@ -150,28 +145,23 @@ fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<Parts> {
     Ok((tensors, metadata))
 }
 
-/// Writes tensors as a safetensors file, f32 or (with `half`) f16. The bytes depend only on the arguments: tensors are
-/// written in the given order and the metadata by key, so that equal weights have equal digests.
+/// Writes tensors as a safetensors file: see [`safetensors_bytes`].
 pub fn write_safetensors(
     path: &Path,
     tensors: &[(String, Tensor)],
     metadata: HashMap<String, String>,
     half: bool,
 ) -> Result<()> {
-    publish_path(path, |temporary| {
-        let mut file = File::create(temporary).map_err(|error| Error::file(path, format!("cannot create: {error}")))?;
-        write_to(&mut file, path, tensors, metadata, half)
-    })
+    io::publish::publish_bytes(path, &safetensors_bytes(tensors, metadata, half)?)
 }
 
-fn write_to(
-    file: &mut File,
-    path: &Path,
+/// A safetensors file, f32 or (with `half`) f16. The bytes depend only on the arguments: tensors are written in the given
+/// order and the metadata by key, so that equal weights have equal digests.
+pub fn safetensors_bytes(
     tensors: &[(String, Tensor)],
     metadata: HashMap<String, String>,
     half: bool,
-) -> Result<()> {
-    let fail = |error: std::io::Error| Error::file(path, format!("cannot write: {error}"));
+) -> Result<Vec<u8>> {
     let (dtype, kind, width) = if half { ("F16", Kind::Half, 2) } else { ("F32", Kind::Float, 4) };
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
@@ -183,7 +173,7 @@ fn write_to(
         let end = offset + tensor.numel() * width;
         let entry = serde_json::json!({"dtype": dtype, "shape": tensor.size(), "data_offsets": [offset, end]});
         if name == "__metadata__" || header.insert(name.clone(), entry).is_some() {
-            return Err(Error::internal(format!("two tensors called `{name}` for {}", path.display())));
+            return Err(Error::internal(format!("safetensors: two tensors called `{name}`")));
         }
         offset = end;
     }
@@ -191,16 +181,16 @@ fn write_to(
     // The format wants the data to begin at a multiple of eight bytes.
     header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
 
-    let mut out = BufWriter::new(file);
-    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(fail)?;
-    out.write_all(header.as_bytes()).map_err(fail)?;
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.extend_from_slice(header.as_bytes());
+    out.reserve_exact(offset);
     for (_, tensor) in tensors {
         let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_dtype(kind, false, false)?.f_contiguous()?;
-        let mut bytes = vec![0u8; tensor.numel() * width];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        out.write_all(&bytes).map_err(fail)?;
+        let start = out.len();
+        out.resize(start + tensor.numel() * width, 0);
+        tensor.f_copy_data_u8(&mut out[start..], tensor.numel())?;
     }
-    out.flush().map_err(fail)
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use super::conjugate_gradient::Stop;
 use super::perturb_map::{PerturbMap, Settings};
-use super::{DpsPaper, Sampler};
+use super::{Dps, DpsPaper, Sampler};
 use crate::config::SamplerConfig;
 use crate::prior::Prior;
+use crate::prior::card::Normalisation;
 use crate::{Error, Result};
 
 /// t_max in units of the standard deviation of the prior's strongest mode, unless the config says otherwise.
@@ -13,7 +14,7 @@ const T_MAX_FACTOR: f64 = 3.0;
 const T_MIN: f64 = 0.02;
 
 /// The methods that `sampler.method` can name.
-pub const METHODS: [&str; 2] = ["perturb-map", "dps-paper"];
+pub const METHODS: [&str; 3] = ["perturb-map", "dps", "dps-paper"];
 
 /// The sampler that the config asks for, prepared for `prior` on its device.
 pub fn build(config: &SamplerConfig, prior: &Prior) -> Result<Box<dyn Sampler>> {
@@ -22,7 +23,15 @@ pub fn build(config: &SamplerConfig, prior: &Prior) -> Result<Box<dyn Sampler>> 
             prior.covariance.to_device(prior.covariance.mean.device())?,
             settings(config, prior)?,
         )?)),
-        "dps-paper" => Ok(Box::new(DpsPaper::new(config.steps, config.guidance, None)?)),
+        "dps" => {
+            let levels = settings(config, prior)?;
+            Ok(Box::new(Dps::new(config.steps, levels.t_max, levels.t_min, config.guidance)?))
+        }
+        "dps-paper" => {
+            // The published prior's images lie between -1 and 1; those of other priors have no bounds.
+            let clip = (prior.card.normalisation == Normalisation::BandPeak).then_some(1.0);
+            Ok(Box::new(DpsPaper::new(config.steps, config.guidance, clip)?))
+        }
         other => {
             Err(Error::usage(format!("sampler.method = \"{other}\": expected one of \"{}\"", METHODS.join("\", \""))))
         }

@@ -9,6 +9,7 @@ use crate::prior::Denoiser;
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
+pub mod build;
 pub mod conjugate_gradient;
 pub mod dps;
 pub mod perturb_map;
@@ -18,11 +19,14 @@ pub use perturb_map::PerturbMap;
 pub mod build;
 pub mod dps_paper;
 mod guidance;
-
-pub use build::build;
-pub use dps_paper::DpsPaper;
+pub mod perturb_map;
 #[cfg(test)]
 mod toy;
+
+pub use build::build;
+pub use dps::Dps;
+pub use dps_paper::DpsPaper;
+pub use perturb_map::PerturbMap;
 
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {

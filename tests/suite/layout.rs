@@ -20,7 +20,9 @@ struct Source {
 
 impl Source {
     fn new(path: &str, text: &str) -> Source {
-        let tested = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+        // A module's unit tests may also have a file of their own.
+        let own_file = path.ends_with("/tests.rs") || path.ends_with("_tests.rs");
+        let tested = if own_file { 0 } else { text.find("#[cfg(test)]\nmod ").unwrap_or(text.len()) };
         let code = text[..tested].lines().filter(|line| !line.trim_start().starts_with("//"));
         Source { path: path.into(), code: code.collect::<Vec<_>>().join("\n"), lines: text.lines().count() }
     }
