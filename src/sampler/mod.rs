@@ -16,17 +16,14 @@ pub mod perturb_map;
 mod preconditioner;
 
 pub use perturb_map::PerturbMap;
-pub mod build;
 pub mod dps_paper;
 mod guidance;
-pub mod perturb_map;
 #[cfg(test)]
 mod toy;
 
 pub use build::build;
 pub use dps::Dps;
 pub use dps_paper::DpsPaper;
-pub use perturb_map::PerturbMap;
 
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {
