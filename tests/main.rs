@@ -4,7 +4,7 @@
 mod doctor;
 #[path = "suite/layout.rs"]
 mod layout;
-#[path = "suite/slurm.rs"]
-mod slurm;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/slurm.rs"]
+mod slurm;
