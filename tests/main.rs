@@ -1,5 +1,7 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/import.rs"]
+mod import;
 #[path = "suite/doctor.rs"]
 mod doctor;
 #[path = "suite/layout.rs"]
@@ -8,3 +10,7 @@ mod layout;
 mod products;
 #[path = "suite/slurm.rs"]
 mod slurm;
+//! The integration tests, in one binary.
+
+#[path = "suite/inputs.rs"]
+mod inputs;

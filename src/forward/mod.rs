@@ -21,11 +21,12 @@ pub mod linear;
 pub mod noise;
 pub mod psf;
 pub mod sampling;
+mod spectral;
 pub mod stretch;
 
-pub use field::Field;
+pub use field::{Field, Window};
 pub use galaxy::{GalaxyLikelihood, GalaxyLikelihoodInput};
-pub use noise::SkyNoise;
+pub use noise::{SkyNoise, correlated_grid};
 pub use psf::Psf;
 pub use sampling::SamplingOperator;
 pub use stretch::Stretch;

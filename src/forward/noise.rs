@@ -19,8 +19,26 @@ pub enum SkyNoise {
     White { variance: Tensor },
     /// Stationary noise: its power spectrum `[C, py, px]` on a periodic grid with py >= my and px >= mx, in the order of
     /// the discrete Fourier transform. The power is the transform of the covariance as a function of the lag, so white
-    /// noise of variance s^2 has power s^2 everywhere, and the variance is the power's mean.
+    /// noise of variance s^2 has power s^2 everywhere, and the variance is the power's mean. `correlated_grid` gives
+    /// sizes that transform quickly.
     Correlated { power: Tensor },
+}
+
+/// A good size of the periodic grid along an axis with `pixels` pixels: at least `margin` more, so that the ends of the
+/// data do not see each other around the period, and 2^a 3^b 5^c, for which the Fourier transforms are quickest.
+pub fn correlated_grid(pixels: i64, margin: i64) -> i64 {
+    let smooth = |size: &i64| {
+        let divide = |mut size: i64, prime: i64| {
+            while size > 0 && size % prime == 0 {
+                size /= prime;
+            }
+            size
+        };
+        divide(divide(divide(*size, 2), 3), 5) == 1
+    };
+    let least = (pixels + margin).max(1);
+    // A power of two is never further than a factor of two away.
+    (least..=2 * least).find(smooth).unwrap_or(least)
 }
 
 /// The noise of an observation for any model.
@@ -146,8 +164,7 @@ impl Covariance {
         match &self.stationary {
             None => Ok(vector.f_mul(&self.diagonal)?),
             Some(stationary) => {
-                let mut out = stationary.apply(&vector.f_mul(&self.mask)?)?;
-                let _ = out.f_mul_(&self.mask)?;
+                let mut out = stationary.apply(&vector.f_mul(&self.mask)?)?.f_mul(&self.mask)?;
                 Ok(out.f_addcmul_(vector, &self.diagonal)?)
             }
         }
@@ -233,10 +250,13 @@ impl Stationary {
         let mut modes = field.f_fft_rfft2([py, px].as_slice(), [-2, -1], "backward")?;
         let _ = modes.f_mul_(spectrum)?;
         let out = modes.f_fft_irfft2([py, px].as_slice(), [-2, -1], "backward")?;
-        Ok(out.f_narrow(-2, 0, self.data[0])?.f_narrow(-1, 0, self.data[1])?.f_contiguous()?)
+        Ok(out.f_narrow(-2, 0, self.data[0])?.f_narrow(-1, 0, self.data[1])?)
     }
 }
 
 fn all(condition: &Tensor) -> Result<bool> {
     Ok(condition.f_all()?.f_int64_value(&[])? != 0)
 }
+
+#[cfg(test)]
+mod tests;

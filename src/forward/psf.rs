@@ -68,7 +68,8 @@ impl Psf {
         let sum: f64 = values.iter().sum();
         let size: f64 = values.iter().map(|value| value.abs()).sum();
         // A kernel whose negative part is as large as its positive part is no PSF, and dividing by its sum would blow up.
-        if !(sum > 1e-3 * size) {
+        let has_flux = sum > 1e-3 * size;
+        if !has_flux {
             return Err(PsfError::NoFlux { sum });
         }
         let (cx, cy) = (width / 2, height / 2);

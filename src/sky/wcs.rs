@@ -70,7 +70,8 @@ impl TanWcs {
         let (sin, cos) = sky[1].to_radians().sin_cos();
         let (sin_ra, cos_ra) = (sky[0] - self.crval[0]).to_radians().sin_cos();
         let along = sin * sin0 + cos * cos0 * cos_ra;
-        if !(along > 0.0) {
+        let in_front = along > 0.0;
+        if !in_front {
             return Err(WcsError::FarAway { ra: sky[0], dec: sky[1] });
         }
         let xi = (cos * sin_ra / along).to_degrees();

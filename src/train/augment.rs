@@ -99,15 +99,17 @@ pub fn resample(planes: &[Vec<f32>], width: usize, centre: [f64; 2], grid: &Grid
     let (sine, cosine) = view.angle.sin_cos();
     let mirror = if view.mirrored { -1.0 } else { 1.0 };
     let positions: Vec<f64> = (0..side).map(|cell| f64::from(canvas.position(cell))).collect();
-    for (band, plane) in planes.iter().enumerate() {
-        let height = plane.len() / width;
-        let cells = canvas.band_mut(band);
-        for (row, y) in positions.iter().enumerate() {
-            for (column, x) in positions.iter().enumerate() {
-                let (dx, dy) = (x - view.shift[0], y - view.shift[1]);
-                let u = mirror * (dx * cosine + dy * sine) / view.native_kpc + centre[0];
-                let v = (dy * cosine - dx * sine) / view.native_kpc + centre[1];
-                cells[row * side + column] = interpolate(plane, width, height, u, v);
+    let height = planes[0].len() / width;
+    let area = side * side;
+    let cells = canvas.cells_mut();
+    for (row, y) in positions.iter().enumerate() {
+        for (column, x) in positions.iter().enumerate() {
+            let (dx, dy) = (x - view.shift[0], y - view.shift[1]);
+            let u = mirror * (dx * cosine + dy * sine) / view.native_kpc + centre[0];
+            let v = (dy * cosine - dx * sine) / view.native_kpc + centre[1];
+            let Some(stencil) = Stencil::at(u, v, width, height) else { continue };
+            for (band, plane) in planes.iter().enumerate() {
+                cells[band * area + row * side + column] = stencil.apply(plane);
             }
         }
     }
@@ -115,22 +117,35 @@ pub fn resample(planes: &[Vec<f32>], width: usize, centre: [f64; 2], grid: &Grid
     canvas.reduce(missing)
 }
 
-/// Bicubic (Catmull-Rom) interpolation, zero outside, never below the smallest of the four nearest pixels (no ringing
-/// around bright centres).
-fn interpolate(plane: &[f32], width: usize, height: usize, u: f64, v: f64) -> f32 {
-    let (fu, fv) = (u.floor(), v.floor());
-    if fu < 1.0 || fv < 1.0 || fu + 2.0 >= width as f64 || fv + 2.0 >= height as f64 {
-        return 0.0;
+/// Bicubic (Catmull-Rom) interpolation at one place, for any number of planes; never below the smallest of the four
+/// nearest pixels (no ringing around bright centres).
+struct Stencil {
+    corner: usize,
+    width: usize,
+    along: [f32; 4],
+    across: [f32; 4],
+}
+
+impl Stencil {
+    /// None where the plane does not reach: its light is zero there.
+    fn at(u: f64, v: f64, width: usize, height: usize) -> Option<Stencil> {
+        let (fu, fv) = (u.floor(), v.floor());
+        if fu < 1.0 || fv < 1.0 || fu + 2.0 >= width as f64 || fv + 2.0 >= height as f64 {
+            return None;
+        }
+        let corner = (fv as usize - 1) * width + fu as usize - 1;
+        Some(Stencil { corner, width, along: catmull_rom((u - fu) as f32), across: catmull_rom((v - fv) as f32) })
     }
-    let (iu, iv) = (fu as usize, fv as usize);
-    let (wu, wv) = (catmull_rom((u - fu) as f32), catmull_rom((v - fv) as f32));
-    let mut sum = 0.0;
-    for (j, weight) in wv.iter().enumerate() {
-        let line = &plane[(iv + j - 1) * width + iu - 1..][..4];
-        sum += weight * (wu[0] * line[0] + wu[1] * line[1] + wu[2] * line[2] + wu[3] * line[3]);
+
+    fn apply(&self, plane: &[f32]) -> f32 {
+        let lines: [&[f32]; 4] = std::array::from_fn(|k| &plane[self.corner + k * self.width..][..4]);
+        let mut sum = 0.0;
+        for (line, weight) in lines.iter().zip(self.across) {
+            let [a, b, c, d] = self.along;
+            sum += weight * (a * line[0] + b * line[1] + c * line[2] + d * line[3]);
+        }
+        sum.max(lines[1][1].min(lines[1][2]).min(lines[2][1]).min(lines[2][2]))
     }
-    let nearest = [0, 1, width, width + 1].map(|step| plane[iv * width + iu + step]);
-    sum.max(nearest.into_iter().fold(f32::INFINITY, f32::min))
 }
 
 fn catmull_rom(t: f32) -> [f32; 4] {

@@ -99,10 +99,9 @@ impl Canvas {
         (cell as f32 + 0.5 - self.side as f32 / 2.0) * self.cell_kpc
     }
 
-    /// The cells of one band.
-    pub fn band_mut(&mut self, band: usize) -> &mut [f32] {
-        let area = self.side * self.side;
-        &mut self.values[band * area..(band + 1) * area]
+    /// All cells, `[C, side, side]`.
+    pub fn cells_mut(&mut self) -> &mut [f32] {
+        &mut self.values
     }
 
     /// Adds a component of total reference flux `flux` (as far as it falls on the canvas, before dust). `shade` gives
@@ -281,7 +280,7 @@ mod tests {
     fn reduction_conserves_flux_of_an_even_sky() {
         let grid = Grid { bands: vec!["r".into()], reference: 0, ..Grid::demonstration() };
         let mut canvas = Canvas::new(&grid);
-        canvas.band_mut(0).fill(1.0);
+        canvas.cells_mut().fill(1.0);
         for blur in [0.0, 0.7, BLUR_FWHM_PIXELS] {
             for value in canvas.reduce(blur) {
                 assert!((f64::from(value) / (OVERSAMPLING * OVERSAMPLING) as f64 - 1.0).abs() < FLUX_TOLERANCE);
