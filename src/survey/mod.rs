@@ -9,6 +9,7 @@ pub mod lease;
 pub mod object_record;
 pub mod pins;
 pub mod plan;
+pub mod product_writer;
 mod progress;
 pub mod receipt;
 pub mod record;
