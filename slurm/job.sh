@@ -1,7 +1,7 @@
 # The part that all batch scripts here share; each sources it after its own #SBATCH lines and modules. One job is one
 # worker on a survey: start as many as you like (an array), they claim shards from one run folder.
 #
-#   CONFIG     the survey's config file: the batch script's first argument
+#   CONFIG     the survey's config file: the batch script's first argument; further ones go to `unseeing run` as they are
 #   UNSEEING   the program                      [target/release/unseeing where sbatch was called]
 #   LIBTORCH   a libtorch to use instead of the one that the program was built with
 #   VENV       a Python environment to activate first (a venv that holds libtorch, on clusters)
@@ -14,7 +14,8 @@
 set -u
 
 CONFIG=${1:-${CONFIG:-}}
-[ -n "$CONFIG" ] || { echo "usage: sbatch SCRIPT CONFIG" >&2; exit 2; }
+[ -n "$CONFIG" ] || { echo "usage: sbatch SCRIPT CONFIG [OPTION...]" >&2; exit 2; }
+[ $# = 0 ] || shift
 UNSEEING=${UNSEEING:-$SLURM_SUBMIT_DIR/target/release/unseeing}
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
@@ -30,7 +31,7 @@ echo "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST
 
 # Never trap CONT: Slurm sends it too. A rank that died must not leave the others waiting for ever: srun ends them 60 s
 # after the first one ended. They are not killed at once, since rank 0 ends with 75 while others may still be closing.
-srun --mpi="${MPI_TYPE:-pmix}" --kill-on-bad-exit=0 --wait=60 "$UNSEEING" run "$CONFIG" &
+srun --mpi="${MPI_TYPE:-pmix}" --kill-on-bad-exit=0 --wait=60 "$UNSEEING" run "$CONFIG" "$@" &
 step=$!
 signalled=0
 forward() { signalled=1; echo "job $job: asked to stop, $(date -u +%FT%TZ)"; kill -USR1 "$step" 2>/dev/null; }

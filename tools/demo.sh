@@ -11,7 +11,7 @@ export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=no
 rm -rf demo
 "$unseeing" simulate demo
 mpirun -n 2 "$unseeing" run demo/config.toml
-"$unseeing" report demo/config.toml
+"$unseeing" report demo/run --truth demo/truth.hdf5
 echo
 echo "One picture for each object (observation, posterior mean, standard deviation, variance ratio, truth):"
 find demo -name '*.png' | sort | sed 's/^/  /'

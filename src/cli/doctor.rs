@@ -14,6 +14,7 @@ use crate::device::{Compute, Fact, Setting, cuda_devices, describe, settings};
 use crate::evaluate::determinism::{self, History, Subject};
 use crate::evaluate::selftest::{self, DEVICE_TOLERANCE, SelfTest};
 use crate::io::about::{Check, cfitsio_version, check_folder, hdf5_version};
+use crate::prior::Prior;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing doctor`.
@@ -138,7 +139,7 @@ pub fn run(args: Args) -> Result<i32> {
 fn subject(prior: Option<&Path>, device: Device) -> Result<Subject> {
     match prior {
         None => Subject::standin(device),
-        Some(path) => Err(Error::usage(format!("{}: `doctor --prior` is not built yet", path.display()))),
+        Some(path) => Subject::of_prior(Prior::read(path, device)?, device),
     }
 }
 

@@ -218,15 +218,15 @@ pub fn data_averaged(
 }
 
 /// A simulated observation of one truth.
-struct Mock {
-    likelihood: GalaxyLikelihood,
+pub(super) struct Mock {
+    pub(super) likelihood: GalaxyLikelihood,
     /// Amplitude and sky of the truth; the image is empty.
     nuisance: Latent,
     /// Noise of a pixel, nJy.
     sd: f64,
 }
 
-fn mock_observation(subject: &Subject, truth: &Tensor, index: u32, observing: &Observing) -> Result<Mock> {
+pub(super) fn mock_observation(subject: &Subject, truth: &Tensor, index: u32, observing: &Observing) -> Result<Mock> {
     let (_, channels, size, _) = truth.size4()?;
     let key = |step| Key::new(subject.seed, "mock", index, Purpose::Evaluation, step);
     let uniform = key(0).uniform(4);

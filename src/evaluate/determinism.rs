@@ -5,17 +5,24 @@ use std::str::FromStr;
 
 use tch::Device;
 
+use crate::config::SamplerConfig;
+use crate::evaluate::consistency::{self, Observing};
 use crate::evaluate::standin;
 use crate::forward::Likelihood;
-use crate::prior::Denoiser;
+use crate::prior::card::Normalisation;
+use crate::prior::{Denoiser, Prior};
 use crate::random::BlockNoise;
-use crate::sampler::{Problem, Sampler, SavedState, State, to_vec};
+use crate::sampler::{self, Problem, Sampler, SavedState, State, to_vec};
 use crate::{Error, Result};
 
 /// Steps of the test's chain, as many as a real run has.
 pub const STEPS: u32 = 32;
-/// Samples in the block, as many as a real run has.
-pub const BLOCK: u32 = 16;
+/// Samples in the block.
+pub const BLOCK: u32 = 8;
+
+/// A middling observation.
+const OBSERVING: Observing =
+    Observing { draws: 1, redshift: [0.2, 0.3], signal_to_noise: [50.0, 60.0], ln_amplitude_sd: 0.3, sky_sd: 0.2 };
 
 /// What is repeated: a sampler on a problem.
 pub struct Subject {
@@ -37,6 +44,32 @@ impl Subject {
             likelihood: None,
             device,
         })
+    }
+
+    /// A prior with the default sampler on a simulated observation of its mean galaxy: all that a run does to one block.
+    pub fn of_prior(prior: Prior, device: Device) -> Result<Subject> {
+        let config = SamplerConfig { steps: STEPS, ..SamplerConfig::default() };
+        let sampler = sampler::build(&config, &prior)?;
+        // Without one amplitude the chain runs without data.
+        let likelihood: Option<Box<dyn Likelihood>> = match prior.card.normalisation {
+            Normalisation::ReferenceBand { band } => {
+                let subject = consistency::Subject {
+                    denoiser: prior.denoiser.as_ref(),
+                    sampler: sampler.as_ref(),
+                    stretch: prior.card.stretch,
+                    reference: band,
+                    pixel_kpc: prior.card.pixel_kpc,
+                    device,
+                    seed: 1,
+                };
+                let [channels, rows, columns] = prior.shape();
+                let truth = prior.covariance.mean.f_view([1, channels, rows, columns])?;
+                Some(Box::new(consistency::mock_observation(&subject, &truth, 0, &OBSERVING)?.likelihood))
+            }
+            Normalisation::BandPeak => None,
+        };
+        let name = format!("prior {} ({})", prior.card.name, &prior.digest[..8]);
+        Ok(Subject { name, denoiser: prior.denoiser, sampler, likelihood, device })
     }
 
     fn problem(&self, count: u32) -> Problem<'_> {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::io::publish::publish_bytes as publish;
 use crate::prior::ancestral;
 use crate::random::BlockNoise;
 use crate::train::batches::BatchMaker;
@@ -194,13 +195,4 @@ impl Log {
     fn write(&mut self, line: &str) -> Result<()> {
         writeln!(self.file, "{line}").map_err(|error| Error::file(&self.path, error))
     }
-}
-
-/// Writes a file so that it is never seen half-written.
-fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |error: std::io::Error| Error::file(path, error);
-    let temporary = path.with_extension("partial");
-    let mut file = fs::File::create(&temporary).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&temporary, path).map_err(failed)
 }

@@ -29,9 +29,15 @@ fn doctor_names_versions_and_measures_a_speed_without_library_paths() {
     assert!(report["folder"].as_array().is_some_and(|checks| checks.len() >= 5));
 }
 
+/// With the shipped prior where it is: its network, its sampler, a likelihood.
 #[test]
 fn doctor_determinism_holds_in_every_history() {
-    let output = doctor(&["--json", "--determinism"], &[]);
+    let prior = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
+    let mut arguments = vec!["--json", "--determinism"];
+    if std::path::Path::new(prior).exists() {
+        arguments.extend(["--prior", prior]);
+    }
+    let output = doctor(&arguments, &[]);
     let report = json(&output);
     assert!(output.status.success(), "{:#}", report["determinism"]);
     let cases = report["determinism"]["cases"].as_array().unwrap();

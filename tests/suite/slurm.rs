@@ -78,6 +78,22 @@ impl Cluster {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
+    /// Files in the run folder that are journals.
+    fn journals(&self) -> usize {
+        let run = self.path("run");
+        let mut open = vec![run];
+        let mut found = 0;
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                match entry.path().is_dir() {
+                    true => open.push(entry.path()),
+                    false => found += usize::from(entry.file_name().to_string_lossy().contains(".journal.")),
+                }
+            }
+        }
+        found
+    }
+
     /// Waits for the job's end and returns its `ExitCode`, for example `3:0`.
     fn wait(&self, job: u32) -> String {
         let start = Instant::now();
@@ -151,6 +167,54 @@ fn slurm_a_job_that_is_asked_to_stop_saves_and_requeues_itself() {
     }
     assert!(out.contains("start 2, on") && out.contains("exit code 0"), "{out}");
 }
+
+/// The real program on a survey of toys (arithmetic without science), stopped in its middle.
+#[test]
+fn slurm_a_survey_that_is_stopped_goes_on_and_is_whole() {
+    let Some(cluster) = Cluster::start("") else { return };
+    let rows: String = (0..6).map(|object| format!("toy-{object},150,2,0.2,sleep=60\n")).collect();
+    std::fs::write(cluster.path("toys.csv"), format!("object_id,ra,dec,redshift,toy\n{rows}")).unwrap();
+    std::fs::write(cluster.path("prior.safetensors"), "no weights").unwrap();
+    std::fs::write(cluster.path("survey.toml"), TOY_SURVEY).unwrap();
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_unseeing"));
+    let config = cluster.path("survey.toml");
+    let config = config.to_str().unwrap();
+    let options = ["--array=0", "--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=11"];
+    let job = cluster.submit(&program, &options, "slurm/unseeing.slurm", &[config, "--engine", "toy"]);
+    cluster.until("the survey has a plan and a journal", || cluster.journals() > 0);
+    std::thread::sleep(Duration::from_secs(3));
+    let signal = cluster.command("scancel").args(["--batch", "--signal=USR1", &format!("{job}_0")]).status().unwrap();
+    assert!(signal.success());
+    cluster.until("the job asks for its requeue", || cluster.read("out").contains("requeued"));
+    assert_eq!(cluster.wait(job), "0:0", "{}", cluster.read("out"));
+    let verified = Command::new(&program).args(["verify", config]).output().unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    let status = Command::new(&program).args(["status", "--json", config]).output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert!(status["complete"] == true && status["done"] == 6, "{status}");
+}
+
+const TOY_SURVEY: &str = r#"
+[survey]
+name = "toys"
+folder = "run"
+[catalog]
+paths = ["toys.csv"]
+[data]
+bands = ["g", "r"]
+image = "{id}-{band}-{toy}.fits"
+psf = "{id}-{band}-psf.fits"
+[prior]
+path = "prior.safetensors"
+[sampler]
+steps = 16
+[posterior]
+samples = 64
+block = 16
+[run]
+device = "cpu"
+threads = 1
+"#;
 
 #[test]
 fn slurm_the_end_of_the_time_limit_is_a_stop() {
