@@ -1,4 +1,4 @@
-//! io
+//! Files: the only place that names hdf5 or fitsio, and the only one that renames.
 
 pub mod npz;
 
