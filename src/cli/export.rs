@@ -1,14 +1,66 @@
 //! `unseeing export`: writes the products of chosen objects as FITS images.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
+
 use clap::Args as ClapArgs;
 
+use super::{DONE, SOME_FAILED};
+use crate::product::Shard;
+use crate::product::export::{Names, export_fits};
+use crate::product::run::products;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing export`.
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// The run folder, or one product file
+    run: PathBuf,
+    /// The objects' ids; all objects when none is given
+    ids: Vec<String>,
+    /// The folder to write to, one file an object
+    #[arg(long)]
+    out: PathBuf,
+    /// Prints what was done as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command and returns the exit code.
-pub fn run(_args: Args) -> Result<i32> {
-    Err(Error::usage("`unseeing export` is not built yet"))
+pub fn run(args: Args) -> Result<i32> {
+    let products = products(&args.run)?;
+    let out = &args.out;
+    std::fs::create_dir_all(out).map_err(|error| Error::file(out, format!("cannot create the folder: {error}")))?;
+    let mut wanted: HashSet<&str> = args.ids.iter().map(String::as_str).collect();
+    let (mut names, mut written, mut failed) = (Names::default(), Vec::new(), Vec::new());
+    for product in &products {
+        let shard = Shard::open(&product.path)?;
+        for (index, id) in shard.ids().iter().enumerate() {
+            if !args.ids.is_empty() && !wanted.remove(id.as_str()) {
+                continue;
+            }
+            let record = shard.record(index)?;
+            let path = out.join(names.name(id, "fits"));
+            match export_fits(&path, &record, &shard.meta) {
+                Ok(()) => written.push(path),
+                // A failed object is reported and the others go on.
+                Err(error @ Error::Object { .. }) => {
+                    eprintln!("{error}");
+                    failed.push(id.clone());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    if !wanted.is_empty() {
+        let mut missing: Vec<_> = wanted.into_iter().collect();
+        missing.sort_unstable();
+        return Err(Error::usage(format!("{}: no such objects: {}", args.run.display(), missing.join(", "))));
+    }
+    if args.json {
+        println!("{:#}", serde_json::json!({ "written": written, "failed": failed }));
+    } else {
+        println!("{} objects are in {}; {} have no images", written.len(), out.display(), failed.len());
+    }
+    Ok(if failed.is_empty() { DONE } else { SOME_FAILED })
 }

@@ -8,6 +8,7 @@ use clap::Args as ClapArgs;
 use super::DONE;
 use crate::io::hdf5::Reader;
 use crate::io::publish::publish_path;
+use crate::product::export::Names;
 use crate::product::run::products;
 use crate::product::{ObjectRecord, RecordArray, Shard, Status};
 use crate::report::object_picture;
@@ -58,7 +59,7 @@ pub fn run(args: Args) -> Result<i32> {
     std::fs::create_dir_all(&out).map_err(|error| Error::file(&out, format!("cannot create the folder: {error}")))?;
     let truths = args.truth.as_deref().map(Truths::open).transpose()?;
     let mut wanted: HashSet<&str> = args.only.iter().map(String::as_str).collect();
-    let (mut lines, mut names) = (Vec::new(), HashMap::new());
+    let (mut lines, mut names) = (Vec::new(), Names::default());
     for product in &products {
         let shard = Shard::open(&product.path)?;
         for (index, id) in shard.ids().iter().enumerate() {
@@ -69,7 +70,7 @@ pub fn run(args: Args) -> Result<i32> {
             let mut picture = None;
             if record.status == Status::Done && !args.no_pictures {
                 let truth = truths.as_ref().map(|truths| truths.of(id)).transpose()?.flatten();
-                let name = file_name(id, &mut names);
+                let name = names.name(id, "png");
                 object_picture(&record, &shard.meta.bands, truth.as_ref())?.save(&out.join(&name))?;
                 picture = Some(name);
             }
@@ -101,15 +102,6 @@ fn line(record: &ObjectRecord, shard: &Shard, seconds: Option<f64>, picture: Opt
 
 fn write(path: &Path, text: &str) -> Result<()> {
     publish_path(path, |temporary| std::fs::write(temporary, text).map_err(|error| Error::file(path, error)))
-}
-
-/// A picture's file name: the id with what file systems may refuse replaced, and a number where two become the same.
-fn file_name(id: &str, names: &mut HashMap<String, u32>) -> String {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' };
-    let stem = id.chars().map(safe).collect::<String>().trim_start_matches('.').to_string();
-    let count = names.entry(stem.to_lowercase()).or_insert(0);
-    *count += 1;
-    if *count == 1 { format!("{stem}.png") } else { format!("{stem}~{count}.png") }
 }
 
 /// Truths of simulated objects.

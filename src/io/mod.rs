@@ -1,5 +1,11 @@
 //! The only place that names HDF5 or FITS libraries, and the only one that renames files.
 //! Files: the only place that names hdf5 or fitsio, and the only one that renames.
+//! Files: the only place that names hdf5 or fitsio, and the only one that renames.
+
+pub mod npz;
+
+pub mod hdf5;
+pub mod publish;
 
 pub mod about;
 pub mod bytes;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod digest;
+pub mod export;
 pub mod merge;
 pub mod meta;
 pub mod read;

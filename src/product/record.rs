@@ -2,6 +2,7 @@
 
 use super::{ObjectRecord, RecordArray, Status};
 use crate::posterior::Flag;
+use crate::sky::TanWcs;
 
 impl ObjectRecord {
     /// The record of an object that was sampled; its numbers are still to be set.
@@ -23,6 +24,21 @@ impl ObjectRecord {
     pub fn set_vector(&mut self, name: &str, values: &[f64]) {
         let named = values.iter().enumerate().map(|(index, &value)| (format!("{name}_{index}"), value));
         self.scalars.extend(named);
+    }
+
+    /// Adds a WCS as `prefix_crval`, `prefix_crpix` (counted from 1, as in headers) and `prefix_cd`. The prefix is `wcs`
+    /// for the product images and `observation_wcs` for the observation.
+    pub fn set_wcs(&mut self, prefix: &str, wcs: &TanWcs) {
+        self.set_vector(&format!("{prefix}_crval"), &wcs.crval);
+        self.set_vector(&format!("{prefix}_crpix"), &wcs.header_crpix());
+        self.set_vector(&format!("{prefix}_cd"), &wcs.cd.concat());
+    }
+
+    /// The WCS that `set_wcs` added; `None` when it is not there or of no use.
+    pub fn wcs(&self, prefix: &str) -> Option<TanWcs> {
+        let pair = |name: &str| <[f64; 2]>::try_from(self.vector(&format!("{prefix}_{name}"))).ok();
+        let [a, b, c, d] = <[f64; 4]>::try_from(self.vector(&format!("{prefix}_cd"))).ok()?;
+        TanWcs::from_header(pair("crval")?, pair("crpix")?, [[a, b], [c, d]]).ok()
     }
 
     /// Adds an array; `values` in C order.

@@ -88,7 +88,7 @@ impl Chart {
     /// Bars of equal width from `range.0` to `range.1`; `expected` is drawn as a line across (flat ranks).
     pub fn histogram(&self, counts: &[f64], range: (f64, f64), expected: Option<f64>) -> Result<Canvas> {
         let high = counts.iter().copied().chain(expected).fold(0.0, f64::max);
-        if counts.is_empty() || !high.is_finite() || !(range.1 > range.0) {
+        if counts.is_empty() || !high.is_finite() || range.1 <= range.0 {
             return Err(Error::internal(format!("the histogram `{}` has nothing to show", self.title)));
         }
         let plain = Chart { log_x: false, log_y: false, ..self.clone() };

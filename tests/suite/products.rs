@@ -7,6 +7,7 @@ use unseeing::posterior::Flag;
 use unseeing::product::merge::{Merged, Part, merge};
 use unseeing::product::{ObjectRecord, Shard, ShardMeta, Status, write_shard};
 use unseeing::random::{Key, Purpose};
+use unseeing::sky::TanWcs;
 
 const BANDS: usize = 3;
 const SIZE: usize = 32;
@@ -55,9 +56,9 @@ fn record(id: &str, rows: usize, columns: usize) -> ObjectRecord {
     record.set_scalar("sample_count", SAMPLES as f64);
     record.set_scalar("pixel_scale", 0.109);
     record.set_scalar("observation_pixel_scale", 0.168);
-    record.set_vector("wcs_crval", &[150.123456789, 2.2]);
-    record.set_vector("wcs_crpix", &[16.5, 16.5]);
-    record.set_vector("wcs_cd", &[-3e-5, 0.0, 0.0, 3e-5]);
+    let crval = [150.123456789, 2.2];
+    record.set_wcs("wcs", &TanWcs::from_header(crval, [16.5, 16.5], [[-3e-5, 0.0], [0.0, 3e-5]]).unwrap());
+    record.set_wcs("observation_wcs", &TanWcs::from_header(crval, [10.0, 12.0], [[-5e-5, 0.0], [0.0, 5e-5]]).unwrap());
     record.set_vector("amplitude", &[1234.5]);
     record.set_vector("sky", &[0.1, 0.2, 0.3]);
     record.set_scalar("reduced_chi2", 1.02);
@@ -290,8 +291,44 @@ fn a_report_has_a_picture_for_each_object_and_a_table() {
     let (code, [stdout, stderr]) = unseeing(&["merge", run, "--out", survey.to_str().unwrap(), "--json"]);
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["content_blake3"], digest.as_str());
-    let keep = std::env::var_os("UNSEEING_TEST_PICTURES").map(std::path::PathBuf::from);
-    if let Some(keep) = keep {
-        std::fs::copy(out.join("a.png"), keep.join("a.png")).unwrap();
+}
+
+/// The exported file as astropy sees it.
+#[test]
+fn exported_images_have_values_units_and_a_wcs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("00000.h5");
+    write_shard(&path, &records(), &meta()).unwrap();
+    let export = |ids: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unseeing"));
+        command.arg("export").arg(&path).args(ids).arg("--out").arg(folder.path().join("fits"));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, stderr) = export(&["a"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let (code, stderr) = export(&["nobody"]);
+    assert!(code == Some(2) && stderr.contains("no such objects: nobody"), "{stderr}");
+    let (code, stderr) = export(&["b"]);
+    assert!(code == Some(3) && stderr.contains("the PSF is zero everywhere"), "{stderr}");
+    let script = r#"
+import sys, numpy as np
+try:
+    from astropy.io import fits
+    from astropy.wcs import WCS
+except ImportError:
+    print("SKIPPED: needs astropy"); sys.exit()
+f = fits.open(sys.argv[1])
+assert f[0].data.shape == (3, 32, 32) and f[0].header["BUNIT"] == "nJy" and f[0].header["OBJECT"] == "a"
+assert np.allclose(f["MEAN"].data[:, 16, 16], [100, 200, 300], atol=30 / 128)
+assert f["OBSERVATION"].data.shape == (3, 20, 24) and f["MASK"].data.max() == 1
+assert f[0].header["REDSHIFT"] == 0.22 and f[0].header["BAND1"] == "g" and f[0].header["FLAGS"] == 2
+at = WCS(f["MEAN"].header, naxis=2).pixel_to_world(15.5, 15.5)
+assert abs(at.ra.deg - 150.123456789) < 1e-9 and abs(at.dec.deg - 2.2) < 1e-9
+at = WCS(f["OBSERVATION"].header, naxis=2).pixel_to_world(9.0, 11.0)
+assert abs(at.ra.deg - 150.123456789) < 1e-9
+"#;
+    if let Some(output) = h5py(script, &folder.path().join("fits/a.fits")) {
+        print!("{output}");
     }
 }

@@ -64,7 +64,8 @@ const NAMES: [(&str, bool); 11] = [
 ];
 
 fn measure(galaxy: &Plane, planes: &[Plane]) -> Option<[f64; 11]> {
-    if !(galaxy.total() > 0.0) {
+    let total = galaxy.total();
+    if total.is_nan() || total <= 0.0 {
         return None;
     }
     let moments = adaptive_moments(galaxy);

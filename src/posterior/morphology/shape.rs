@@ -34,7 +34,7 @@ pub(super) fn adaptive_moments(plane: &Plane) -> Option<Moments> {
     let mut moments = Moments { centre: start, xx: variance, yy: variance, xy: 0.0 };
     for _ in 0..MOMENT_ITERATIONS {
         let determinant = moments.xx * moments.yy - moments.xy * moments.xy;
-        if !(determinant > 1e-6) {
+        if determinant.is_nan() || determinant <= 1e-6 {
             return None;
         }
         let (ixx, iyy, ixy) = (moments.yy / determinant, moments.xx / determinant, -moments.xy / determinant);
@@ -61,7 +61,7 @@ pub(super) fn adaptive_moments(plane: &Plane) -> Option<Moments> {
                 sxy += weighted * x * y;
             }
         }
-        if !(flux > 0.0) {
+        if flux.is_nan() || flux <= 0.0 {
             return None;
         }
         let (dx, dy) = (sx / flux, sy / flux);
@@ -72,7 +72,8 @@ pub(super) fn adaptive_moments(plane: &Plane) -> Option<Moments> {
             xy: 2.0 * (sxy / flux - dx * dy),
         };
         let inside = |position: f64| (0.0..=last).contains(&position);
-        if !(next.xx > 0.0 && next.yy > 0.0) || !inside(next.centre.0) || !inside(next.centre.1) {
+        let sound = next.xx > 0.0 && next.yy > 0.0 && inside(next.centre.0) && inside(next.centre.1);
+        if !sound {
             return None;
         }
         let size = next.xx + next.yy;
