@@ -130,7 +130,8 @@ mod tests {
         good.check().unwrap();
         // The Gaussian's own width, sampled and cut at 5 sigma.
         assert!((good.fwhm() - 2.0 * 2.3548).abs() < 0.01 && good.centroid()[0].abs() < 1e-6);
-        let cases: [(&dyn Fn(f64, f64) -> f64, &str); 5] = [
+        type Shape<'a> = &'a dyn Fn(f64, f64) -> f64;
+        let cases: [(Shape, &str); 5] = [
             (&|_, _| 0.0, "zero everywhere"),
             (&|x, y| -gaussian(x, y), "not a PSF"),
             (&|x, y| if x == y { f64::NAN } else { gaussian(x, y) }, "not numbers"),

@@ -116,16 +116,16 @@ impl Fits {
 
     /// The same for whole numbers (mask planes).
     pub fn integer_section(&mut self, hdu: &Hdu, rows: (usize, usize), columns: (usize, usize)) -> Result<Plane<i64>> {
-        let (shape, mut values) = self.section_buffer(hdu, rows, columns, 0 as c_long)?;
+        let (shape, mut values) = self.section_buffer(hdu, rows, columns, 0i64)?;
         let mut corner = Corners::new(hdu, rows, columns);
         let mut any_null = 0;
         let pixels = values.as_mut_ptr();
         self.file.call(&format!("cannot read the image in HDU {}", hdu.number), |fits, status| unsafe {
             let Corners { axes, low, high, step } = &mut corner;
             let (axes, low, high, step) = (axes.as_mut_ptr(), low.as_mut_ptr(), high.as_mut_ptr(), step.as_mut_ptr());
-            sys::ffgsvj(fits, 0, 2, axes, low, high, step, 0, pixels, &mut any_null, status)
+            sys::ffgsvjj(fits, 0, 2, axes, low, high, step, 0, pixels, &mut any_null, status)
         })?;
-        Ok(Plane { shape, values: values.into_iter().map(i64::from).collect() })
+        Ok(Plane { shape, values })
     }
 
     /// Checks the rectangle, makes `hdu` current, and allocates.

@@ -4,7 +4,7 @@ use super::*;
 use crate::sky::wcs::TanWcs;
 
 fn wcs() -> TanWcs {
-    TanWcs { crval: [150.1, -2.3], crpix: [10.25, 20.5], cd: [[-4.6666666666663925e-5, 1e-7], [2e-7, 4.7e-5]] }
+    TanWcs { crval: [150.1, -2.3], crpix: [10.25, 20.5], cd: [[-4.6666666666664e-5, 1e-7], [2e-7, 4.7e-5]] }
 }
 
 fn write(path: &std::path::Path) -> Vec<f32> {
