@@ -2,3 +2,6 @@
 
 #[path = "suite/products.rs"]
 mod products;
+
+#[path = "suite/simulate.rs"]
+mod simulate;
