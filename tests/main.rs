@@ -1,7 +1,19 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/import.rs"]
+mod import;
+#[path = "suite/doctor.rs"]
+mod doctor;
+#[path = "suite/layout.rs"]
+mod layout;
 #[path = "suite/products.rs"]
 mod products;
 
 #[path = "suite/simulate.rs"]
 mod simulate;
+#[path = "suite/slurm.rs"]
+mod slurm;
+//! The integration tests, in one binary.
+
+#[path = "suite/inputs.rs"]
+mod inputs;
