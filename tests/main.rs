@@ -1,9 +1,11 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
-#[path = "suite/import.rs"]
-mod import;
 #[path = "suite/doctor.rs"]
 mod doctor;
+#[path = "suite/import.rs"]
+mod import;
+#[path = "suite/inputs.rs"]
+mod inputs;
 #[path = "suite/layout.rs"]
 mod layout;
 #[path = "suite/products.rs"]
@@ -13,7 +15,3 @@ mod products;
 mod simulate;
 #[path = "suite/slurm.rs"]
 mod slurm;
-//! The integration tests, in one binary.
-
-#[path = "suite/inputs.rs"]
-mod inputs;

@@ -165,8 +165,11 @@ fn nuisance(engine: &GalaxyEngine, observation: &Observation) -> Result<Nuisance
         .map(|band| band.flux.max(FAINTEST_SIGMA * band.flux_error).max(f64::MIN_POSITIVE).ln() as f32)
         .collect();
     let sds = vec![engine.config.nuisance.ln_amplitude_sd as f32; means.len()];
-    let sky: Vec<f32> =
-        observation.bands.iter().map(|band| (engine.config.nuisance.sky_sd * object_record::noise_sd(band)) as f32).collect();
+    let sky: Vec<f32> = observation
+        .bands
+        .iter()
+        .map(|band| (engine.config.nuisance.sky_sd * object_record::noise_sd(band)) as f32)
+        .collect();
     Ok(NuisancePrior {
         ln_amplitude_mean: Tensor::f_from_slice(&means)?,
         ln_amplitude_sd: Tensor::f_from_slice(&sds)?,
