@@ -10,7 +10,6 @@ mod inputs;
 mod layout;
 #[path = "suite/products.rs"]
 mod products;
-
 #[path = "suite/simulate.rs"]
 mod simulate;
 #[path = "suite/slurm.rs"]

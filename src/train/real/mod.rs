@@ -142,7 +142,7 @@ impl RealGalaxy {
     }
 
     /// Adds everything that it is to the hasher.
-    pub fn hash(&self, hasher: &mut blake3::Hasher) {
+    pub fn digest_into(&self, hasher: &mut blake3::Hasher) {
         hasher.update(self.name.as_bytes());
         hasher.update(&self.native_kpc.to_le_bytes());
         for value in self.cleaned.planes.iter().flatten() {
