@@ -10,5 +10,7 @@ mod inputs;
 mod layout;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/simulate.rs"]
+mod simulate;
 #[path = "suite/slurm.rs"]
 mod slurm;

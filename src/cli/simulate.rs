@@ -1,14 +1,116 @@
 //! `unseeing simulate`: makes a small survey with known truth.
 
+use std::path::PathBuf;
+
 use clap::Args as ClapArgs;
 
+use crate::cli::DONE;
+use crate::evaluate::simulate::{Depth, SimulateOptions, simulate};
+use crate::train::procedural::Grid;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing simulate`.
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// Folder that the survey is written to
+    #[arg(value_name = "DIR", required_unless_present = "out")]
+    folder: Option<PathBuf>,
+    /// The same, as an option
+    #[arg(long, value_name = "DIR", conflicts_with = "folder")]
+    out: Option<PathBuf>,
+    /// Galaxies
+    #[arg(long, default_value_t = 4)]
+    objects: u32,
+    /// Seed; the same seed gives the same survey
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Bands, in the order of the prior's channels: any of g, r, i, z, y
+    #[arg(long, value_delimiter = ',', default_value = "g,r,i")]
+    bands: Vec<String>,
+    /// Whose seeing, pixels and noise: only `hsc` is known
+    #[arg(long, default_value = "hsc")]
+    survey: String,
+    /// Sky noise
+    #[arg(long, value_enum, default_value = "ultra-deep")]
+    depth: Depth,
+    /// Independent noise in every pixel instead of a coadd's correlated noise
+    #[arg(long)]
+    white: bool,
+    /// Redshifts, LOW,HIGH
+    #[arg(long, value_delimiter = ',', num_args = 1.., default_value = "0.1,0.6")]
+    redshift: Vec<f64>,
+    /// AB magnitudes in i (or the last band), LOW,HIGH
+    #[arg(long, value_delimiter = ',', num_args = 1.., default_value = "18.5,22")]
+    magnitude: Vec<f64>,
+    /// Probability of another galaxy in the frame
+    #[arg(long, default_value_t = 0.25)]
+    neighbours: f64,
+    /// Leaves mask and variance HDUs empty, as HSC's cutout service may
+    #[arg(long)]
+    empty_planes: bool,
+    /// The prior that the config names
+    #[arg(long, value_name = "FILE", default_value = "priors/default.safetensors")]
+    prior: PathBuf,
+    /// Samples per object that the config asks for
+    #[arg(long, default_value_t = 64)]
+    samples: u32,
+    /// Pixels of the truth on a side, and their pitch in kpc: those of the prior
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    #[arg(long, default_value_t = 0.8)]
+    pixel_kpc: f64,
+    /// Prints what was made as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command and returns the exit code.
-pub fn run(_args: Args) -> Result<i32> {
-    Err(Error::usage("`unseeing simulate` is not built yet"))
+pub fn run(args: Args) -> Result<i32> {
+    if args.survey != "hsc" {
+        return Err(Error::usage(format!("--survey {}: only `hsc` is known", args.survey)));
+    }
+    let pair = |name: &str, values: &[f64]| match values {
+        [low, high] => Ok([*low, *high]),
+        _ => Err(Error::usage(format!("--{name}: expected LOW,HIGH"))),
+    };
+    let folder = args.folder.or(args.out).ok_or_else(|| Error::usage("simulate: which folder?"))?;
+    // Truths are normalised in r where there is one; nothing that is written depends on it.
+    let reference = args.bands.iter().position(|band| band == "r").unwrap_or(0);
+    let options = SimulateOptions {
+        folder,
+        objects: args.objects,
+        seed: args.seed,
+        grid: Grid { size: args.size, pixel_kpc: args.pixel_kpc, bands: args.bands, reference },
+        redshifts: pair("redshift", &args.redshift)?,
+        magnitudes: pair("magnitude", &args.magnitude)?,
+        depth: args.depth,
+        correlated: !args.white,
+        neighbours: args.neighbours,
+        empty_planes: args.empty_planes,
+        prior: args.prior,
+        samples: args.samples,
+    };
+    let mut objects = Vec::new();
+    let config = simulate(&options, |object| {
+        if !args.json {
+            let kind = serde_json::to_value(object.truth.kind).unwrap_or_default();
+            println!(
+                "{}: {}, z {:.3}, r50 {:.1} kpc, magnitudes {}",
+                object.id,
+                kind.as_str().unwrap_or_default(),
+                object.redshift,
+                object.truth.r50_kpc,
+                object.magnitudes.iter().map(|mag| format!("{mag:.2}")).collect::<Vec<_>>().join(" ")
+            );
+        }
+        objects.push(serde_json::json!({
+            "id": object.id, "redshift": object.redshift, "magnitudes": object.magnitudes, "truth": object.truth,
+        }));
+    })?;
+    if args.json {
+        println!("{}", serde_json::json!({ "config": config, "objects": objects }));
+    } else {
+        println!("{} objects; config: {}", options.objects, config.display());
+    }
+    Ok(DONE)
 }

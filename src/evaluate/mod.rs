@@ -6,4 +6,5 @@ pub mod statistics;
 pub mod consistency;
 pub mod determinism;
 pub mod selftest;
+pub mod simulate;
 pub mod standin;

@@ -181,7 +181,7 @@ mod tests {
         let plane: Vec<f32> = (0..width * width).map(|i| at((i % width) as f64, (i / width) as f64)).collect();
         let angle = 0.7;
         let view = View { angle, mirrored: false, native_kpc, shift: [0.2, -0.1], fwhm_kpc: 0.5 };
-        let image = resample(&[plane.clone()], width, [80.0, 80.0], &grid, &view);
+        let image = resample(std::slice::from_ref(&plane), width, [80.0, 80.0], &grid, &view);
         let sum: f64 = image.iter().map(|&v| f64::from(v)).sum();
         // Surface brightness per native pixel is sampled per cell: flux scales with the ratio of their areas.
         let native: f64 = plane.iter().map(|&v| f64::from(v)).sum();

@@ -86,6 +86,13 @@ impl DatasetConfig {
         if self.real.is_empty() && self.procedural_fraction < 1.0 && self.pool == 0 {
             return Err(Error::usage("there is nothing to train on: pool is 0 and there are no [[data.real]] sources"));
         }
+        for (index, source) in self.real.iter().enumerate() {
+            if self.real[..index].iter().any(|other| other.path == source.path) {
+                // Its galaxies would be split into training and held-out ones twice, independently.
+                let what = "is named twice under [[data.real]]: galaxies would be trained on and held out at once";
+                return Err(Error::usage(format!("{} {what}", source.path.display())));
+            }
+        }
         self.augmentation.check()
     }
 }
@@ -200,7 +207,7 @@ fn digest(config: &DatasetConfig, pool: &[f16], real: [&[RealGalaxy]; 2]) -> Res
     hasher.update(&bytes_of(pool));
     for (side, galaxies) in real.into_iter().enumerate() {
         hasher.update(&[side as u8]);
-        galaxies.iter().for_each(|galaxy| galaxy.hash(&mut hasher));
+        galaxies.iter().for_each(|galaxy| galaxy.digest_into(&mut hasher));
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
@@ -316,5 +323,10 @@ mod tests {
         assert!(unknown.contains("sizes"), "{unknown}");
         let config = DatasetConfig { reference_band: "u".into(), ..small() };
         assert!(Dataset::open(&config).err().unwrap().to_string().contains("reference_band `u`"));
+        let source =
+            "path = 'x.npz'\npixel_scale = 0.1\npsf_fwhm = 0.1\nredshift = { kind = 'drawn', low = 1, high = 2 }";
+        let source: RealSource = toml::from_str(source).unwrap();
+        let config = DatasetConfig { real: vec![source.clone(), source], ..small() };
+        assert!(Dataset::open(&config).err().unwrap().to_string().contains("named twice"));
     }
 }

@@ -44,7 +44,7 @@ pub fn print_statistics(images: &[Vec<f32>], grid: &Grid) {
             .collect();
         at_r50.push(ring.iter().sum::<f64>() / ring.len().max(1) as f64);
         asymmetry.push(0.5 * (0..area).map(|at| f64::from((plane[at] - plane[area - 1 - at]).abs())).sum::<f64>());
-        let border = |at: &usize| at % grid.size == 0 || at / grid.size == 0;
+        let border = |at: &usize| at.is_multiple_of(grid.size) || *at < grid.size;
         edge.push((0..area).filter(border).map(|at| f64::from(plane[at])).sum::<f64>() / (2 * grid.size - 1) as f64);
     }
     for (name, values) in [

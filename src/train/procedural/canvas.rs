@@ -36,7 +36,8 @@ impl Grid {
 
     /// Checks sizes and band names; an error says what is allowed.
     pub fn check(&self) -> Result<()> {
-        if !(8..=1024).contains(&self.size) || !(self.pixel_kpc > 0.0 && self.pixel_kpc < 100.0) {
+        let possible = (8..=1024).contains(&self.size) && self.pixel_kpc > 0.0 && self.pixel_kpc < 100.0;
+        if !possible {
             return Err(Error::usage(format!(
                 "training images of {} pixels of {} kpc: 8 to 1024 pixels of 0 to 100 kpc are possible",
                 self.size, self.pixel_kpc
@@ -160,7 +161,7 @@ impl Canvas {
     }
 
     /// Adds a round or elongated Gaussian knot of this reference flux, painted only where it matters. `sigma` is in kpc.
-    pub fn add_knot(&mut self, flux: f64, sed: &[f32], x: f32, y: f32, sigma: f32, axis_ratio: f32, angle: f32) {
+    pub fn add_knot(&mut self, flux: f64, sed: &[f32], [x, y]: [f32; 2], sigma: f32, axis_ratio: f32, angle: f32) {
         // Narrower than the cells cannot be painted; the blur that follows hides the difference.
         let major = sigma.max(0.6 * self.cell_kpc);
         let minor = (sigma * axis_ratio).max(0.6 * self.cell_kpc);
@@ -260,7 +261,7 @@ mod tests {
     fn a_knot_keeps_its_flux_and_place_through_the_reduction() {
         let grid = Grid::demonstration();
         let mut canvas = Canvas::new(&grid);
-        canvas.add_knot(2.0, &[0.5, 1.0, 1.5], 3.1, -4.7, 0.3, 0.8, 0.4);
+        canvas.add_knot(2.0, &[0.5, 1.0, 1.5], [3.1, -4.7], 0.3, 0.8, 0.4);
         let image = canvas.reduce(BLUR_FWHM_PIXELS);
         let area = grid.size * grid.size;
         for (band, expected) in [1.0, 2.0, 3.0].into_iter().enumerate() {

@@ -109,7 +109,7 @@ impl Painter<'_> {
             let size = self.stream.log_range(sigma[0], sigma[1]);
             let axis_ratio = self.stream.range(0.6, 1.0) as f32;
             let angle = self.stream.angle() as f32;
-            self.canvas.add_knot(flux * weight / total, &sed, x, y, size as f32, axis_ratio, angle);
+            self.canvas.add_knot(flux * weight / total, &sed, [x, y], size as f32, axis_ratio, angle);
         }
     }
 
@@ -414,7 +414,7 @@ impl Painter<'_> {
             y += step * direction.sin();
             let weight = (1.0 - along) * (1.0 + 0.25 * self.stream.normal()).max(0.1) * 2.0 / KNOTS as f64;
             let sigma = (width * (1.0 + 0.8 * along)).max(0.8 * step);
-            self.canvas.add_knot(flux * weight, &sed, x as f32, y as f32, sigma as f32, 0.7, direction as f32);
+            self.canvas.add_knot(flux * weight, &sed, [x as f32, y as f32], sigma as f32, 0.7, direction as f32);
         }
     }
 

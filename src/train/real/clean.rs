@@ -43,6 +43,10 @@ pub fn clean(
     side: usize,
     element: f64,
 ) -> Option<Cleaned> {
+    if source.complete {
+        return complete(bands, width, reference);
+    }
+    let isolated = source.isolated;
     let height = bands[0].len() / width;
     let mut planes: Vec<Vec<f32>> = bands.iter().map(|plane| plane.to_vec()).collect();
     if planes.iter().flatten().any(|value| !value.is_finite()) || width < 32 || height < 32 {
@@ -50,16 +54,16 @@ pub fn clean(
     }
     // Exact zeros where there should be sky are missing pixels.
     let missing = |plane: &Vec<f32>| plane.iter().filter(|value| **value == 0.0).count() > 30;
-    if !source.isolated && planes.iter().any(missing) {
+    if !isolated && planes.iter().any(missing) {
         return None;
     }
     let mut noise: Vec<f32> = Vec::new();
     for plane in &mut planes {
-        let (sky, sigma) = if source.isolated { (0.0, faint_noise(plane, width)) } else { border_sky(plane, width) };
+        let (sky, sigma) = if isolated { (0.0, faint_noise(plane, width)) } else { border_sky(plane, width) };
         plane.iter_mut().for_each(|value| *value -= sky);
         noise.push(sigma.max(f32::MIN_POSITIVE));
     }
-    let Segment { lit, neighbour } = segment(&planes, &noise, width, source.isolated)?;
+    let Segment { lit, neighbour } = segment(&planes, &noise, width, isolated)?;
     let shape = Shape::measure(&planes[reference], &lit, width)?;
     let profile = Profile::measure(&planes[reference], &lit, width, &shape)?;
     let at_r50 = profile.at(shape.r50 / shape.axis_ratio.sqrt());
@@ -112,6 +116,26 @@ pub fn clean(
     }
     let centre = [shape.centre[0] + offset[0] as f64, shape.centre[1] + offset[1] as f64];
     Some(Cleaned { planes: out, width: side, centre, r50: shape.r50 })
+}
+
+/// Images that need nothing: the centre is the frame's, the light all there is.
+fn complete(bands: &[&[f32]], width: usize, reference: usize) -> Option<Cleaned> {
+    let height = bands[0].len() / width;
+    let centre = [(width as f64 - 1.0) / 2.0, (height as f64 - 1.0) / 2.0];
+    let mut planes: Vec<Vec<f32>> =
+        bands.iter().map(|plane| plane.iter().map(|value| value.max(0.0)).collect()).collect();
+    if planes.iter().flatten().any(|value| !value.is_finite()) {
+        return None;
+    }
+    let shape = Shape::around(&planes[reference], &vec![true; width * height], width, centre)?;
+    if planes.len() == 1 {
+        let outskirts = |at: usize| {
+            let radius = ((at % width) as f64 - centre[0]).hypot((at / width) as f64 - centre[1]);
+            1.0 - (-(radius / (1.3 * shape.r50)) as f32).exp()
+        };
+        planes.push(planes[0].iter().enumerate().map(|(at, light)| light * outskirts(at)).collect());
+    }
+    Some(Cleaned { planes, width, centre, r50: shape.r50 })
 }
 
 /// Damps noise inside the galaxy: detail from all bands together, weighted by its significance; colours from smoothed
@@ -346,7 +370,16 @@ impl Shape {
         // Weighting by the square of the light puts the centre near the nucleus, but not on one knot.
         let square: f64 = pixels.iter().map(|p| p.2 * p.2).sum();
         let mean = |pick: fn(&(f64, f64, f64)) -> f64| pixels.iter().map(|p| pick(p) * p.2 * p.2).sum::<f64>() / square;
-        let centre = [mean(|p| p.0), mean(|p| p.1)];
+        Shape::around(plane, segment, width, [mean(|p| p.0), mean(|p| p.1)])
+    }
+
+    /// The shape of the galaxy's pixels around a centre that is known.
+    fn around(plane: &[f32], segment: &[bool], width: usize, centre: [f64; 2]) -> Option<Shape> {
+        let lit = |at: &usize| segment[*at] && plane[*at] > 0.0;
+        let pixels: Vec<(f64, f64, f64)> = (0..plane.len())
+            .filter(lit)
+            .map(|at| ((at % width) as f64, (at / width) as f64, f64::from(plane[at])))
+            .collect();
         let light: f64 = pixels.iter().map(|p| p.2).sum();
         let (mut xx, mut xy, mut yy) = (0.0, 0.0, 0.0);
         for (x, y, value) in &pixels {

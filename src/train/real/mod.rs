@@ -8,13 +8,13 @@ use super::augment::{AugmentationConfig, View, jitter, resample};
 use super::dataset::DatasetConfig;
 use super::procedural::{Colour, Grid, normalise};
 use super::stream::Stream;
-use crate::io::npz::Npz;
 use crate::random::Purpose;
 use crate::sky::cosmology::theta_arcsec;
 use crate::{Error, Result};
 
 mod clean;
 mod duplicates;
+mod read;
 
 pub use clean::Cleaned;
 
@@ -25,7 +25,7 @@ pub struct RealSource {
     pub path: PathBuf,
     #[serde(default)]
     pub format: Format,
-    /// The array of images: `[N, h, w]` or `[N, channels, h, w]`.
+    /// The array of images, `[N, h, w]` or `[N, channels, h, w]` (npz and HDF5).
     #[serde(default = "images")]
     pub key: String,
     /// arcsec per pixel.
@@ -45,7 +45,8 @@ pub struct RealSource {
     /// Images that are left out (artefacts, neighbours that no rule finds), by their index in the file.
     #[serde(default)]
     pub exclude: Vec<usize>,
-    /// The images have zero sky and nothing but the galaxy (cut out at an isophote): no sky or neighbours to remove.
+    /// The images have zero sky and nothing but the galaxy (cut out at an isophote): no sky or neighbours to remove, but
+    /// wings to put back.
     #[serde(default)]
     pub isolated: bool,
     /// Half-light radii that are kept, kpc.
@@ -54,6 +55,10 @@ pub struct RealSource {
     /// Galaxies with a lower signal-to-noise ratio per resolution element at the half-light radius are dropped.
     #[serde(default = "signal_to_noise")]
     pub min_signal_to_noise: f64,
+    /// The images need nothing: simulated ones without noise, centred, with all their light.
+    // Left out of what is digested where it is not used: the digests of older data sets stay as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub complete: bool,
 }
 
 fn images() -> String {
@@ -71,15 +76,20 @@ fn signal_to_noise() -> f64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
+    /// A NumPy archive.
     #[default]
     Npz,
+    /// An HDF5 file.
+    Hdf5,
+    /// A folder of FITS files, one galaxy each; the image HDUs of a file are its channels.
+    Fits,
 }
 
 /// Where redshifts come from. They give images their size in kpc.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum RedshiftRule {
-    /// An array of the file.
+    /// An array of the file, or a keyword of the FITS headers.
     Column { key: String },
     /// Unknown: each galaxy is declared to be at a redshift drawn uniformly from this range, by key.
     Drawn { low: f64, high: f64 },
@@ -132,7 +142,7 @@ impl RealGalaxy {
     }
 
     /// Adds everything that it is to the hasher.
-    pub fn hash(&self, hasher: &mut blake3::Hasher) {
+    pub fn digest_into(&self, hasher: &mut blake3::Hasher) {
         hasher.update(self.name.as_bytes());
         hasher.update(&self.native_kpc.to_le_bytes());
         for value in self.cleaned.planes.iter().flatten() {
@@ -167,18 +177,8 @@ fn colourise(planes: &[f32], grid: &Grid, stream: &mut Stream) -> Vec<f32> {
 pub fn read(source: &RealSource, grid: &Grid, seed: u64, name: &str) -> Result<Vec<RealGalaxy>> {
     let path = &source.path;
     let fail = |what: String| Error::file(path, what);
-    let mut file = Npz::open(path)?;
-    let array = file.array(&source.key)?;
-    let (channels, height, width) = match array.shape[..] {
-        [_, height, width] => (1, height, width),
-        [_, channels, height, width] => (channels, height, width),
-        _ => {
-            return Err(fail(format!(
-                "array `{}` has shape {:?}: expected [N, h, w] or [N, channels, h, w]",
-                source.key, array.shape
-            )));
-        }
-    };
+    let mut images = read::Images::read(source)?;
+    let (count, channels, width) = (images.count, images.channels, images.width);
     let monochrome = source.channels.is_none();
     let picked = source.channels.clone().unwrap_or_else(|| vec![0]);
     let wanted = if monochrome { 1 } else { grid.bands.len() };
@@ -187,25 +187,26 @@ pub fn read(source: &RealSource, grid: &Grid, seed: u64, name: &str) -> Result<V
             "channels = {picked:?} does not fit: {wanted} of the file's {channels} channels are needed, one per band"
         )));
     }
-    let count = array.shape[0];
-    let values = array.to_f32(path, &source.key)?;
+    if source.dimming.as_ref().is_some_and(|dimming| dimming.len() != wanted) {
+        return Err(fail(format!("dimming needs {wanted} values, one per band")));
+    }
+    let scales = [source.pixel_scale, source.psf_fwhm];
+    if scales.iter().any(|scale| !(*scale > 0.0 && *scale < 100.0)) {
+        return Err(fail(format!("pixel_scale and psf_fwhm = {scales:?}: expected arcsec above 0")));
+    }
     let redshifts = match &source.redshift {
-        RedshiftRule::Column { key } => file.array(key)?.to_f64(path, key)?,
+        RedshiftRule::Column { key } => images.numbers(key)?,
         RedshiftRule::Drawn { low, high } => (0..count as u64)
             .map(|index| Stream::new(seed, &format!("redshift/{name}"), index, Purpose::Galaxy).range(*low, *high))
             .collect(),
     };
     let chosen = match &source.only {
-        Some(only) => file.array(&only.key)?.to_text().iter().map(|text| *text == only.value).collect(),
+        Some(only) => images.texts(&only.key)?.iter().map(|text| *text == only.value).collect(),
         None => vec![true; count],
     };
-    if redshifts.len() != count || chosen.len() != count {
-        return Err(fail(format!("has {count} images but other numbers of redshifts or selection values")));
-    }
-    let plane = height * width;
+    let images = &images;
     let prepare = |index: usize| {
-        let bands: Vec<&[f32]> =
-            picked.iter().map(|channel| &values[(index * channels + channel) * plane..][..plane]).collect();
+        let bands: Vec<&[f32]> = picked.iter().map(|&channel| images.plane(index, channel)).collect();
         prepare(&bands, width, redshifts[index], source, grid, format!("{name}/{index}"))
     };
     let wanted: Vec<usize> = (0..count).filter(|&index| chosen[index] && !source.exclude.contains(&index)).collect();

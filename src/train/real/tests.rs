@@ -76,6 +76,53 @@ fn near_duplicates_share_a_group_and_a_side() {
     assert!(heldout.iter().all(|out| train.iter().all(|galaxy| galaxy.group != out.group)));
 }
 
+/// Simulated truths, written as FITS files and as an HDF5 file, come back as training galaxies: flux kept, size kept.
+#[test]
+fn complete_images_are_read_from_fits_and_hdf5() {
+    use crate::io::fits::{Keyword, NewImage, Pixels, write_images};
+    let folder = tempfile::tempdir().unwrap();
+    let grid = Grid::demonstration();
+    let fits = folder.path().join("fits");
+    std::fs::create_dir(&fits).unwrap();
+    let galaxies: Vec<_> = (0..3).map(|index| crate::train::procedural::draw(2, index, &grid)).collect();
+    for (index, galaxy) in galaxies.iter().enumerate() {
+        let plane = |band: usize| NewImage {
+            name: "",
+            shape: &[64, 64],
+            pixels: Pixels::Floats(&galaxy.image[band * 4096..(band + 1) * 4096]),
+            wcs: None,
+            keywords: vec![Keyword::number("REDSHIFT", 0.5, "")],
+        };
+        write_images(&fits.join(format!("{index}.fits")), &[plane(0), plane(1), plane(2)]).unwrap();
+    }
+    let hdf5 = folder.path().join("galaxies.hdf5");
+    let file = crate::io::hdf5::Writer::create(&hdf5).unwrap();
+    let all: Vec<f32> = galaxies.iter().flat_map(|galaxy| galaxy.image.clone()).collect();
+    file.numbers("images", &[3, 3, 64, 64], &all).unwrap();
+    file.numbers("REDSHIFT", &[3], &[0.5f64; 3]).unwrap();
+    file.close().unwrap();
+    for (path, format) in [(fits, "fits"), (hdf5, "hdf5")] {
+        let theta = theta_arcsec(grid.pixel_kpc, 0.5).unwrap();
+        let text = format!(
+            "path = {path:?}\nformat = '{format}'\npixel_scale = {theta}\npsf_fwhm = {}\nchannels = [0, 1, 2]\n\
+             complete = true\nr50_kpc = [0.1, 50.0]\nredshift = {{ kind = 'column', key = 'REDSHIFT' }}",
+            1.4 * theta
+        );
+        let read = read(&toml::from_str(&text).unwrap(), &grid, 1, format).unwrap();
+        assert_eq!(read.len(), 3);
+        for (galaxy, drawn) in read.iter().zip(&galaxies) {
+            // Radii are those of pixel centres here, and of circles around the nucleus there.
+            assert!((galaxy.r50_kpc() - drawn.truth.r50_kpc).abs() < 0.8, "{format}");
+            let mut stream = Stream::new(1, "test", 0, Purpose::Augmentation);
+            let augmentation = AugmentationConfig { zoom: [1.0, 1.0], shift: 0.0, colour: 0.0 };
+            let image = galaxy.view(&grid, &augmentation, &mut stream);
+            let flux = |band: usize| image[band * 4096..(band + 1) * 4096].iter().map(|&v| f64::from(v)).sum::<f64>();
+            // Corners may turn out of the frame.
+            assert!((flux(0) / drawn.truth.flux[0] - 1.0).abs() < 0.05, "{format}: {}", flux(0));
+        }
+    }
+}
+
 /// Writes contact sheets to look at: `cargo test --release real_gallery -- --ignored --nocapture`.
 #[test]
 #[ignore = "writes pictures to look at"]
