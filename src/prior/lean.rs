@@ -351,50 +351,95 @@ mod tests {
     use crate::random::{Key, Purpose};
     use tch::Device;
 
-    fn random_source(parameters: &mut Vec<Tensor>, grad: bool) -> impl FnMut(&str, &[i64], Init) -> Result<Tensor> {
-        move |name: &str, shape: &[i64], init: Init| {
+    /// f32 rounding through a dozen convolutions.
+    const F32_TOLERANCE: f64 = 2e-5;
+
+    fn config() -> LeanConfig {
+        LeanConfig { channels: vec![16, 32], unshuffle: 2, blocks: 1, heads: 2 }
+    }
+
+    /// Random values everywhere, also where a fresh network has zeros.
+    fn network(config: &LeanConfig, inputs: i64, size: i64) -> LeanNetwork {
+        let mut source = |name: &str, shape: &[i64], init: Init| {
             let count = shape.iter().product::<i64>() as usize;
             let values = Tensor::from_slice(&Key::new(1, name, 0, Purpose::Weights, 0).normal(count)).view(shape);
-            let tensor = match init {
+            Ok(match init {
                 Init::Normal(sd) => values * sd,
-                Init::Zero => values * 0.0,
-                Init::One => values * 0.0 + 1.0,
-            };
-            let tensor = tensor.set_requires_grad(grad);
-            parameters.push(tensor.shallow_clone());
-            Ok(tensor)
-        }
+                Init::Zero => values * 0.05,
+                Init::One => values * 0.1 + 1.0,
+            })
+        };
+        LeanNetwork::new(config, inputs, 3, size, &mut source).unwrap()
+    }
+
+    fn images(count: i64, channels: i64, size: i64) -> Tensor {
+        let length = (count * channels * size * size) as usize;
+        let values = Key::new(2, "images", 0, Purpose::Evaluation, 0).normal(length);
+        Tensor::from_slice(&values).view([count, channels, size, size])
     }
 
     #[test]
-    #[ignore = "a benchmark"]
-    fn bench_lean() {
-        tch::set_num_threads(2);
-        for channels in [vec![32, 64, 128], vec![24, 48, 96]] {
-            let config = LeanConfig { channels, unshuffle: 2, blocks: 1, heads: 4 };
-            let mut parameters = Vec::new();
-            let network = LeanNetwork::new(&config, 7, 3, 64, &mut random_source(&mut parameters, true)).unwrap();
-            let count: usize = parameters.iter().map(|p| p.numel()).sum();
-            eprintln!("{:?} GFLOP {:.3} parameters {}", config, network.flops() / 1e9, count);
-            let nhwc = std::env::var("NHWC").is_ok();
-            let x = Tensor::randn([32, 7, 64, 64], (Kind::Float, Device::Cpu));
-            let x = if nhwc { x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { x };
-            let s = Tensor::zeros([32], (Kind::Float, Device::Cpu));
-            for phase in ["forward", "both"] {
-                let mut best = f64::MAX;
-                for _ in 0..6 {
-                    let start = std::time::Instant::now();
-                    if phase == "forward" {
-                        let _guard = tch::no_grad_guard();
-                        let _ = network.forward(&x, &s).unwrap();
-                    } else {
-                        let loss = network.forward(&x, &s).unwrap().square().mean(Kind::Float);
-                        let _ = Tensor::run_backward(&[&loss], &parameters.iter().collect::<Vec<_>>(), false, false);
-                    }
-                    best = best.min(start.elapsed().as_secs_f64());
-                }
-                eprintln!("{phase}: {best:.4} s");
-            }
+    fn a_sample_does_not_depend_on_its_batch_but_on_its_noise_level() {
+        let network = network(&config(), 7, 16);
+        let x = images(3, 7, 16);
+        let levels = Tensor::from_slice(&[0.0f32, -1.0, 2.0]);
+        let together = network.forward(&x, &levels).unwrap();
+        assert_eq!(together.size(), [3, 3, 16, 16]);
+        let scale = together.abs().max().double_value(&[]);
+        for index in 0..3 {
+            let alone = network.forward(&x.narrow(0, index, 1), &levels.narrow(0, index, 1)).unwrap();
+            let error = (alone - together.narrow(0, index, 1)).abs().max().double_value(&[]);
+            assert!(error < F32_TOLERANCE * scale, "{error}");
         }
+        let other = network.forward(&x, &(&levels + 1.0)).unwrap();
+        assert!((other - together).abs().max().double_value(&[]) > 0.01 * scale);
+    }
+
+    #[test]
+    fn folded_normalisation_is_group_norm_with_scale_and_shift() {
+        let x = images(2, 16, 8);
+        let weight = images(1, 2, 4).view([2, 16]);
+        let bias = images(1, 8, 2).view([2, 16]);
+        let found = group_norm(&x, &weight, &bias).unwrap();
+        let grouped = x.view([2, 2, 8 * 64]).to_kind(Kind::Double);
+        let mean = grouped.mean_dim([2i64].as_slice(), true, Kind::Double);
+        let centred = grouped - mean;
+        let variance = centred.square().mean_dim([2i64].as_slice(), true, Kind::Double);
+        let normal = (centred / (variance + EPSILON).sqrt()).view([2, 16, 8, 8]);
+        let expected = normal * weight.view([2, 16, 1, 1]) + bias.view([2, 16, 1, 1]);
+        assert!((found - expected).abs().max().double_value(&[]) < F32_TOLERANCE);
+    }
+
+    #[test]
+    fn flops_are_those_of_its_convolutions_and_attention() {
+        let network = network(&config(), 7, 16);
+        let block = |channels: f64, side: f64| 2.0 * 2.0 * 9.0 * channels * channels * side * side;
+        let stem = 2.0 * 9.0 * 28.0 * 16.0 * 64.0;
+        let head = 2.0 * 9.0 * 16.0 * 12.0 * 64.0;
+        let down = 2.0 * 9.0 * 16.0 * 32.0 * 16.0;
+        let up = 2.0 * 32.0 * 16.0 * 16.0 + 2.0 * 32.0 * 16.0 * 64.0;
+        let attention = 2.0 * 32.0 * 128.0 * 16.0 + 4.0 * 16.0 * 16.0 * 32.0;
+        let expected = stem + head + down + up + attention + 2.0 * block(16.0, 8.0) + 2.0 * block(32.0, 4.0);
+        assert_eq!(network.flops(), expected);
+    }
+
+    /// The shipped configuration stays below what the design allows.
+    #[test]
+    fn the_default_configuration_costs_less_than_0_3_gflop() {
+        let config = LeanConfig { channels: vec![32, 64, 128], unshuffle: 2, blocks: 1, heads: 4 };
+        let mut source = |_: &str, shape: &[i64], _: Init| Ok(Tensor::zeros(shape, (Kind::Float, Device::Cpu)));
+        let network = LeanNetwork::new(&config, 7, 3, 64, &mut source).unwrap();
+        assert!(network.flops() < 0.3e9, "{}", network.flops());
+    }
+
+    #[test]
+    fn impossible_configurations_are_usage_errors() {
+        let mut source = |_: &str, shape: &[i64], _: Init| Ok(Tensor::zeros(shape, (Kind::Float, Device::Cpu)));
+        let mut message = |config: LeanConfig, size: i64| {
+            LeanNetwork::new(&config, 7, 3, size, &mut source).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(message(config(), 18).contains("multiple of 4"));
+        assert!(message(LeanConfig { channels: vec![12], ..config() }, 16).contains("12 channels"));
+        assert!(message(LeanConfig { heads: 3, ..config() }, 16).contains("3 heads"));
     }
 }
