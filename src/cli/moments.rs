@@ -42,9 +42,8 @@ pub struct Args {
 /// Runs the command and returns the exit code.
 pub fn run(args: Args) -> Result<i32> {
     tch::set_num_threads(i32::from(args.threads.max(1)));
-    let failed = |error: std::io::Error| Error::file(&args.prior, error);
-    let bytes = std::fs::read(&args.prior).map_err(failed)?;
     let prior = Prior::read(&args.prior, Device::Cpu)?;
+    let bytes = std::fs::read(&args.prior).map_err(|error| Error::file(&args.prior, error))?;
     let shape = prior.shape();
     let [bands, height, width] = shape;
     let pixels = (bands * height * width) as usize;

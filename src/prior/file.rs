@@ -196,7 +196,7 @@ mod tests {
 
     fn moments() -> Vec<(String, Tensor)> {
         let normal = |count| Tensor::from_slice(&Key::new(1, "file", 0, Purpose::Evaluation, 0).normal(count));
-        let (q, _) = normal(128 * 2).view([128, 2]).linalg_qr("reduced");
+        let (q, _) = Tensor::linalg_qr(&normal(128 * 2).view([128, 2]), "reduced");
         let diagonal = Tensor::full([128], 0.1, (Kind::Float, Device::Cpu));
         let shape = [2, 8, 8];
         let covariance =

@@ -89,7 +89,7 @@ mod tests {
     fn covariance() -> Covariance {
         let pixels = 2 * 16 * 16;
         let values = Key::new(1, "components", 0, Purpose::Evaluation, 0).normal(pixels * 3);
-        let (q, _) = Tensor::from_slice(&values).view([pixels as i64, 3]).linalg_qr("reduced");
+        let (q, _) = Tensor::linalg_qr(&Tensor::from_slice(&values).view([pixels as i64, 3]), "reduced");
         let flat = |value: f64| Tensor::full([pixels as i64], value, (Kind::Float, Device::Cpu));
         let variances = Tensor::from_slice(&[30.0f32, 5.0, 1.0]);
         Covariance::new([2, 16, 16], flat(0.1), q.tr().contiguous(), variances, flat(0.02)).unwrap()
