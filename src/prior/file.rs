@@ -45,8 +45,8 @@ pub struct Prior {
 impl Prior {
     /// Reads the prior at `path`.
     pub fn read(path: &Path, device: Device) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).map_err(|error| Error::file(path, format!("cannot read the prior: {error}")))?;
+        let bytes = std::fs::read(path)
+            .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", path.display())))?;
         Self::from_bytes(&bytes, device).map_err(|error| match error {
             Error::Usage(what) => Error::usage(format!("{}: {what}", path.display())),
             other => other,
