@@ -127,7 +127,7 @@ pub fn set_precision(allow_tf32: bool) -> Result<()> {
 }
 
 /// Sets the number of threads for the calling thread's operations and checks that libtorch took it.
-fn set_threads(threads: u32) -> Result<u32> {
+pub fn set_threads(threads: u32) -> Result<u32> {
     if threads == 0 {
         return Err(Error::usage("run.threads = 0: give the number of CPU threads of each rank, at least 1"));
     }

@@ -2,6 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+/// Exit codes of the program, beyond 1 (failed) and 2 (a usage error, before any work).
+pub mod exit {
+    /// All done.
+    pub const DONE: i32 = 0;
+    /// Done, but some objects failed.
+    pub const SOME_FAILED: i32 = 3;
+    /// Stopped early, run again to go on.
+    pub const RESUMABLE: i32 = 75;
+}
+
 /// What can go wrong. `exit_code` tells the command line what to answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -2,5 +2,15 @@
 
 #[path = "suite/prior.rs"]
 mod prior;
+#[path = "suite/doctor.rs"]
+mod doctor;
+#[path = "suite/import.rs"]
+mod import;
+#[path = "suite/inputs.rs"]
+mod inputs;
+#[path = "suite/layout.rs"]
+mod layout;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/slurm.rs"]
+mod slurm;

@@ -20,12 +20,7 @@ mod status;
 mod train;
 mod verify;
 
-/// Exit code: all done.
-pub const DONE: i32 = 0;
-/// Exit code: done, but some objects failed.
-pub const SOME_FAILED: i32 = 3;
-/// Exit code: stopped early, run again to go on.
-pub const RESUMABLE: i32 = 75;
+pub use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 
 #[derive(Parser)]
 #[command(name = "unseeing", version, about, long_about = None)]

@@ -1,14 +1,138 @@
 //! `unseeing report`: draws pictures and tables of a survey.
 
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
 use clap::Args as ClapArgs;
 
+use super::DONE;
+use crate::io::hdf5::Reader;
+use crate::io::publish::publish_path;
+use crate::product::run::products;
+use crate::product::{ObjectRecord, RecordArray, Shard, Status};
+use crate::report::object_picture;
+use crate::report::table::{self, Line};
 use crate::{Error, Result};
 
 /// Arguments of `unseeing report`.
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// The run folder, or one product file
+    #[arg(required_unless_present = "schema")]
+    run: Option<PathBuf>,
+    /// Where pictures and tables go; the default is `report` in the run folder
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// An HDF5 file with the truth: `id`, and `flux` [object, band, pixel, pixel] in nJy per product pixel
+    #[arg(long)]
+    truth: Option<PathBuf>,
+    /// Only these objects
+    #[arg(long, value_name = "ID", num_args = 1..)]
+    only: Vec<String>,
+    /// The tables alone, without pictures
+    #[arg(long)]
+    no_pictures: bool,
+    /// Prints the table as JSON
+    #[arg(long)]
+    json: bool,
+    /// Prints the schema of the product files as a table and does nothing else
+    #[arg(long)]
+    schema: bool,
+}
 
 /// Runs the command and returns the exit code.
-pub fn run(_args: Args) -> Result<i32> {
-    Err(Error::usage("`unseeing report` is not built yet"))
+pub fn run(args: Args) -> Result<i32> {
+    if args.schema {
+        print!("{}", crate::product::schema::markdown());
+        return Ok(DONE);
+    }
+    let Some(place) = &args.run else {
+        return Err(Error::usage("which run? Give a run folder or a product file"));
+    };
+    let products = products(place)?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None if place.is_dir() => place.join("report"),
+        None => return Err(Error::usage("where to? Give a folder with `--out`")),
+    };
+    std::fs::create_dir_all(&out).map_err(|error| Error::file(&out, format!("cannot create the folder: {error}")))?;
+    let truths = args.truth.as_deref().map(Truths::open).transpose()?;
+    let mut wanted: HashSet<&str> = args.only.iter().map(String::as_str).collect();
+    let (mut lines, mut names) = (Vec::new(), HashMap::new());
+    for product in &products {
+        let shard = Shard::open(&product.path)?;
+        for (index, id) in shard.ids().iter().enumerate() {
+            if !args.only.is_empty() && !wanted.remove(id.as_str()) {
+                continue;
+            }
+            let record = shard.record(index)?;
+            let mut picture = None;
+            if record.status == Status::Done && !args.no_pictures {
+                let truth = truths.as_ref().map(|truths| truths.of(id)).transpose()?.flatten();
+                let name = file_name(id, &mut names);
+                object_picture(&record, &shard.meta.bands, truth.as_ref())?.save(&out.join(&name))?;
+                picture = Some(name);
+            }
+            lines.push(line(&record, &shard, product.seconds_per_object, picture));
+        }
+    }
+    if !wanted.is_empty() {
+        let mut missing: Vec<_> = wanted.into_iter().collect();
+        missing.sort_unstable();
+        return Err(Error::usage(format!("{}: no such objects: {}", place.display(), missing.join(", "))));
+    }
+    let json = serde_json::to_string_pretty(&lines).map_err(|error| Error::internal(error.to_string()))?;
+    write(&out.join("table.csv"), &table::csv(&lines))?;
+    write(&out.join("table.json"), &json)?;
+    write(&out.join("index.html"), &table::html(&place.display().to_string(), &lines))?;
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{}", table::text(&lines));
+        let failed = lines.iter().filter(|line| line.status == "failed").count();
+        println!("\n{} objects, {failed} failed; pictures and tables are in {}", lines.len(), out.display());
+    }
+    Ok(DONE)
+}
+
+fn line(record: &ObjectRecord, shard: &Shard, seconds: Option<f64>, picture: Option<String>) -> Line {
+    Line::of(record, shard.meta.bands.len() / 2, seconds, picture)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    publish_path(path, |temporary| std::fs::write(temporary, text).map_err(|error| Error::file(path, error)))
+}
+
+/// A picture's file name: the id with what file systems may refuse replaced, and a number where two become the same.
+fn file_name(id: &str, names: &mut HashMap<String, u32>) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._+-".contains(c) { c } else { '_' };
+    let stem = id.chars().map(safe).collect::<String>().trim_start_matches('.').to_string();
+    let count = names.entry(stem.to_lowercase()).or_insert(0);
+    *count += 1;
+    if *count == 1 { format!("{stem}.png") } else { format!("{stem}~{count}.png") }
+}
+
+/// Truths of simulated objects.
+struct Truths {
+    reader: Reader,
+    rows: HashMap<String, usize>,
+    shape: Vec<usize>,
+}
+
+impl Truths {
+    fn open(path: &Path) -> Result<Truths> {
+        let reader = Reader::open(path)?;
+        let rows = reader.read_texts("id")?.into_iter().enumerate().map(|(row, id)| (id, row)).collect();
+        let shape = reader.info("flux")?.0;
+        if shape.len() != 4 {
+            return Err(Error::file(path, format!("`flux` has shape {shape:?}, not [object, band, pixel, pixel]")));
+        }
+        Ok(Truths { reader, rows, shape })
+    }
+
+    fn of(&self, id: &str) -> Result<Option<RecordArray>> {
+        let Some(&row) = self.rows.get(id) else { return Ok(None) };
+        let values = self.reader.read_rows::<f32>("flux", row..row + 1)?;
+        Ok(Some(RecordArray { shape: self.shape[1..].to_vec(), values }))
+    }
 }

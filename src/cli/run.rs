@@ -1,14 +1,105 @@
 //! `unseeing run`: works on a survey: alone, or as one of many ranks (mpirun, srun).
 
-use clap::Args as ClapArgs;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
+use clap::{Args as ClapArgs, ValueEnum};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use crate::cluster::{self, Comm, signals};
+use crate::device::Compute;
+use crate::prior::Prior;
+use crate::survey;
+use crate::survey::engine::Engine;
+use crate::survey::product_writer::ProductWriter;
+use crate::survey::receipt::{PlainWriter, ShardWriter};
+use crate::survey::run::Options;
+use crate::survey::science::GalaxyEngine;
+use crate::survey::toy::Toy;
+use crate::survey::worker::RankContext;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing run`.
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// The survey's config (TOML)
+    config: PathBuf,
+    /// Write a log of each rank into this folder, as JSON lines
+    #[arg(long, value_name = "DIR")]
+    log_json: Option<PathBuf>,
+    /// What computes; `toy` is for tests of machines and of this program, and gives no science
+    #[arg(long, hide = true, value_enum, default_value = "posterior")]
+    engine: EngineKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EngineKind {
+    Posterior,
+    Toy,
+}
 
 /// Runs the command and returns the exit code.
-pub fn run(_args: Args) -> Result<i32> {
-    Err(Error::usage("`unseeing run` is not built yet"))
+pub fn run(args: Args) -> Result<i32> {
+    // First of all, so that a signal during start-up is not lost.
+    let stop = signals::stop_flag()?;
+    cluster::abort_on_panic();
+    let comm = cluster::join()?;
+    start_log(comm.as_ref(), args.log_json.as_deref());
+    let options = Options {
+        config: args.config,
+        factory: match args.engine {
+            EngineKind::Posterior => Arc::new(posterior_engine),
+            EngineKind::Toy => Arc::new(Toy::build),
+        },
+        writer: match args.engine {
+            EngineKind::Posterior => Arc::new(ProductWriter),
+            EngineKind::Toy => Arc::new(PlainWriter),
+        },
+        stop,
+    };
+    let outcome = survey::run::run(comm.as_ref(), &options);
+    // Before any return, because a rank that leaves without this makes the others wait.
+    comm.finish()?;
+    outcome
+}
+
+/// The engine that samples posteriors, on this rank's own device.
+fn posterior_engine(context: &RankContext) -> Result<Box<dyn Engine>> {
+    let (rank, ranks) = (context.local_rank as u32, context.local_size as u32);
+    let device = Compute::open(context.config.run.device, rank, ranks, context.threads)?.device;
+    let prior = Prior::from_bytes(&context.prior, device)?;
+    Ok(Box::new(GalaxyEngine::new(context.config.clone(), prior, device)?))
+}
+
+/// The writer that made `file`, by its ending: so that products can be checked without knowing the engine.
+pub fn writer_of(file: &Path) -> Arc<dyn ShardWriter> {
+    let plain = PlainWriter.extension();
+    if file.extension().is_some_and(|ending| ending == plain) { Arc::new(PlainWriter) } else { Arc::new(ProductWriter) }
+}
+
+/// Messages go to the terminal: all of the leader's (as RUST_LOG says, if it is set), warnings of the other ranks. A log
+/// that cannot be written ends the job.
+fn start_log(comm: &dyn Comm, folder: Option<&Path>) {
+    let level = if comm.rank() == 0 { LevelFilter::INFO } else { LevelFilter::WARN };
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    let human = fmt::layer().with_writer(std::io::stderr).with_target(false).with_filter(filter);
+    let json = folder.map(|folder| match open_log(comm.rank(), folder) {
+        Ok(file) => fmt::layer().json().with_writer(Mutex::new(file)).with_filter(LevelFilter::DEBUG),
+        Err(error) => {
+            eprintln!("error: {error}");
+            comm.abort(error.exit_code());
+        }
+    });
+    tracing_subscriber::registry().with(human).with(json).init();
+}
+
+fn open_log(rank: usize, folder: &Path) -> Result<File> {
+    let path = folder.join(format!("rank-{rank:04}.json"));
+    std::fs::create_dir_all(folder)
+        .and_then(|()| File::options().create(true).append(true).open(&path))
+        .map_err(|error| Error::usage(format!("{}: cannot write the log (--log-json): {error}", path.display())))
 }

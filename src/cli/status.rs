@@ -1,14 +1,43 @@
 //! `unseeing status`: tells how far a survey has come.
 
+use std::path::PathBuf;
+
 use clap::Args as ClapArgs;
 
+use super::DONE;
+use crate::survey::folder::Folder;
+use crate::survey::status;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing status`.
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// The survey's config, or its run folder
+    survey: PathBuf,
+    /// Report as JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command and returns the exit code.
-pub fn run(_args: Args) -> Result<i32> {
-    Err(Error::usage("`unseeing status` is not built yet"))
+pub fn run(args: Args) -> Result<i32> {
+    let status = status::read(&Folder::find(&args.survey)?)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status).map_err(|error| Error::internal(error.to_string()))?);
+        return Ok(DONE);
+    }
+    println!("{} ({})", status.name, status.folder.display());
+    println!("objects  {} done, {} failed, of {}", status.done, status.failed, status.objects);
+    println!("shards   {} of {}", status.shards_done, status.shards);
+    for working in &status.working {
+        let host = working.host.as_deref().unwrap_or("nobody");
+        println!(
+            "  shard {:05}  {:8} {host}: {} done, {} failed (attempt {})",
+            working.shard, working.state, working.done, working.failed, working.attempts
+        );
+    }
+    for (id, reason) in &status.failures {
+        println!("  failed {id}: {reason}");
+    }
+    Ok(DONE)
 }

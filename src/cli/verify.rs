@@ -1,14 +1,58 @@
 //! `unseeing verify`: checks the products of a survey against their receipts.
 
-use clap::Args as ClapArgs;
+use std::path::PathBuf;
 
+use clap::Args as ClapArgs;
+use serde_json::json;
+
+use super::DONE;
+use super::run::writer_of;
+use crate::survey::folder::Folder;
+use crate::survey::plan::Plan;
+use crate::survey::receipt::Receipt;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing verify`.
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// The survey's config, or its run folder
+    survey: PathBuf,
+    /// Report as JSON
+    #[arg(long)]
+    json: bool,
+}
 
-/// Runs the command and returns the exit code.
-pub fn run(_args: Args) -> Result<i32> {
-    Err(Error::usage("`unseeing verify` is not built yet"))
+/// Runs the command and returns the exit code: 1 if a product is not what its receipt says.
+pub fn run(args: Args) -> Result<i32> {
+    let folder = Folder::find(&args.survey)?;
+    let plan = Plan::read(&folder)?.ok_or_else(|| {
+        Error::usage(format!("{}: has no plan, so there is nothing to verify", folder.root().display()))
+    })?;
+    let digest = plan.digest()?;
+    let mut shards = Vec::new();
+    let mut faults = 0;
+    for shard in Receipt::list(&folder)? {
+        let checked = Receipt::read(&folder, shard).and_then(|receipt| {
+            let receipt = receipt.ok_or_else(|| Error::internal("the receipt has vanished"))?;
+            receipt.check(&folder, &digest, writer_of(&receipt.file).as_ref()).map(|()| receipt.content_blake3)
+        });
+        match checked {
+            Ok(content) => shards.push(json!({ "shard": shard, "ok": true, "content_blake3": content })),
+            Err(error) => {
+                faults += 1;
+                shards.push(json!({ "shard": shard, "ok": false, "error": error.to_string() }));
+                if !args.json {
+                    println!("shard {shard:05}: {error}");
+                }
+            }
+        }
+    }
+    let complete = shards.len() == plan.shards.len();
+    if args.json {
+        let report = json!({ "plan": digest, "complete": complete, "faults": faults, "shards": shards });
+        println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?);
+    } else {
+        println!("{} of {} shards have receipts, {faults} are not what they say", shards.len(), plan.shards.len());
+    }
+    Ok(if faults > 0 { 1 } else { DONE })
 }

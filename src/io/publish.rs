@@ -1,35 +1,91 @@
-//! Publishing: a file appears under its name only when it is whole, and on the disk.
+//! Publishing: a file appears under its name whole or not at all. It is written under a temporary name in the same
+//! folder, closed, forced to the disk, renamed, and the folder's entry is forced to the disk. This is the only place of
+//! the program that renames.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use crate::{Error, Result};
 
-/// Lets `write` fill a temporary file beside `path` (for libraries that want a path rather than an open file), then
-/// fsyncs it, renames it to `path` and fsyncs the folder. On an error the temporary file is removed and whatever was
-/// at `path` stays as it was.
+/// Temporary names start with this, so that they are known for what they are when a kill leaves them behind.
+const PREFIX: &str = ".unfinished-";
+
+/// Writes `path` through an open file. What `write` returns is returned once the file is in place.
+pub fn publish<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+    publish_path(path, |temporary| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(temporary)
+            .map_err(|error| Error::file(path, format!("cannot create {}: {error}", temporary.display())))?;
+        write(&mut file)
+    })
+}
+
+/// The same for libraries that open files by name (HDF5): `write` creates the path that it is given, and closes it.
 pub fn publish_path<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Error::file(path, "cannot publish: the path has no file name"));
-    };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.tmp", std::process::id()));
-    let temporary = folder.join(hidden);
+    let folder = parent(path);
+    let temporary = temporary_name(path)?;
     let outcome = write(&temporary).and_then(|value| {
-        let sync = |step: &Path| File::open(step).and_then(|file| file.sync_all());
-        sync(&temporary)
-            .and_then(|()| fs::rename(&temporary, path))
-            .and_then(|()| sync(folder))
-            .map_err(|error| Error::file(path, format!("cannot publish: {error}")))?;
+        File::open(&temporary)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Error::file(path, format!("cannot write it to the disk: {error}")))?;
+        fs::rename(&temporary, path).map_err(|error| Error::file(path, format!("cannot put it in place: {error}")))?;
+        sync_folder(&folder)?;
         Ok(value)
     });
     if outcome.is_err() {
-        // Best effort: what matters is that nothing half-written carries the real name.
+        // The error that brought us here is the one to report; a leftover is swept later.
         let _ = fs::remove_file(&temporary);
     }
     outcome
+}
+
+/// Publishes `bytes` as the whole content of `path`.
+pub fn publish_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    publish(path, |file| file.write_all(bytes).map_err(|error| Error::file(path, format!("cannot write: {error}"))))
+}
+
+/// Forces a folder's entries to the disk.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|handle| handle.sync_all())
+        .map_err(|error| Error::file(folder, format!("cannot write the folder's entries to the disk: {error}")))
+}
+
+/// Removes what killed writers left in `folder`, if it is older than `age` before `now` (by the file system's clock).
+/// Returns the number of files removed; a file that vanishes meanwhile is no error.
+pub fn sweep(folder: &Path, now: SystemTime, age: Duration) -> Result<usize> {
+    let entries = fs::read_dir(folder).map_err(|error| Error::file(folder, format!("cannot list: {error}")))?;
+    let mut removed = 0;
+    for entry in entries.flatten() {
+        let unfinished = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let old = entry.metadata().and_then(|data| data.modified()).is_ok_and(|time| time + age < now);
+        if unfinished && old && fs::remove_file(entry.path()).is_ok() {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A name in the same folder that no other process uses, on this host or another.
+fn temporary_name(path: &Path) -> Result<PathBuf> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().ok_or_else(|| Error::file(path, "is not the name of a file"))?;
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let unique = format!("{}-{}-{}", std::process::id(), time.as_nanos(), count);
+    Ok(parent(path).join(format!("{PREFIX}{unique}-{}", name.to_string_lossy())))
 }
 
 #[cfg(test)]
@@ -37,21 +93,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_write_leaves_the_old_file_and_no_litter() {
+    fn a_failed_write_leaves_the_old_file_and_no_temporary() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.txt");
-        let put = |text: &'static str| {
-            move |temporary: &Path| fs::write(temporary, text).map_err(|error| Error::file(temporary, error))
-        };
-        publish_path(&path, put("old")).unwrap();
-        let failed = publish_path(&path, |temporary| {
-            put("half")(temporary)?;
-            Err::<(), _>(Error::internal("stopped"))
+        let path = folder.path().join("a");
+        publish_bytes(&path, b"old").unwrap();
+        let failed: Result<()> = publish(&path, |file| {
+            file.write_all(b"half").unwrap();
+            Err(Error::internal("disk full"))
         });
         assert!(failed.is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        publish_path(&path, put("new")).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        publish_bytes(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn only_old_leftovers_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(".unfinished-1-2-3-x"), b"half").unwrap();
+        fs::write(folder.path().join("product"), b"whole").unwrap();
+        let now = SystemTime::now();
+        assert_eq!(sweep(folder.path(), now, Duration::from_secs(60)).unwrap(), 0);
+        assert_eq!(sweep(folder.path(), now + Duration::from_secs(120), Duration::from_secs(60)).unwrap(), 1);
+        assert!(folder.path().join("product").exists());
     }
 }

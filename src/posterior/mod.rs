@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 pub mod flags;
 pub mod moments;
+pub mod morphology;
 pub mod tree;
+pub mod variance_ratio;
 
 pub use flags::Flag;
 pub use moments::Moments;

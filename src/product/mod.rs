@@ -8,13 +8,14 @@ pub mod meta;
 pub mod read;
 pub mod record;
 pub mod rounding;
+pub mod run;
 pub mod schema;
 pub mod shard;
 pub mod stack;
 
 pub use meta::ShardMeta;
 pub use read::Shard;
-pub use shard::write_shard;
+pub use shard::{write_file, write_shard};
 
 /// How an object ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

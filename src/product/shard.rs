@@ -18,6 +18,11 @@ use crate::{Error, Result};
 /// Errors: two records of one object; a name that the schema does not know; an array of another shape than the schema
 /// says (these are faults of the program); a file that cannot be written.
 pub fn write_shard(path: &Path, records: &[ObjectRecord], meta: &ShardMeta) -> Result<String> {
+    publish_path(path, |temporary| write_file(temporary, records, meta))
+}
+
+/// The same at `path` itself, for callers that publish it themselves.
+pub fn write_file(path: &Path, records: &[ObjectRecord], meta: &ShardMeta) -> Result<String> {
     check(records)?;
     let mut observed = [1, 1];
     for record in records {
@@ -31,42 +36,40 @@ pub fn write_shard(path: &Path, records: &[ObjectRecord], meta: &ShardMeta) -> R
         }
     }
     let lengths = meta.lengths(records.len(), observed);
-    publish_path(path, |temporary| {
-        let writer = Writer::create(temporary)?;
-        meta.write(&writer)?;
-        let mut stack = Stack::new(&writer, lengths);
-        for dataset in schema::DATASETS {
-            match (dataset.source, dataset.name) {
-                (Source::Field, "flags") => stack.numbers::<u32>(dataset, |index, out| {
-                    out.push(records[index].flags);
-                    Ok(())
-                })?,
-                (Source::Field, name) => {
-                    stack.texts(dataset, &records.iter().map(|record| field(record, name)).collect::<Vec<_>>())?;
-                }
-                (Source::Scalar, _) => stack.numbers::<f64>(dataset, |index, out| {
-                    out.extend(scalar_row(&records[index], dataset, &lengths).into_iter().map(canonical64));
-                    Ok(())
-                })?,
-                (Source::Sample, _) => stack.numbers::<f32>(dataset, |index, out| {
-                    out.extend(sample_row(&records[index], dataset, &lengths)?.into_iter().map(canonical));
-                    Ok(())
-                })?,
-                (Source::Array, _) if dataset.kind == Kind::U8 => stack.numbers::<u8>(dataset, |index, out| {
-                    out.extend(array_row(&records[index], dataset, &lengths)?.into_iter().map(|value| value as u8));
-                    Ok(())
-                })?,
-                (Source::Array, _) => stack.numbers::<f32>(dataset, |index, out| {
-                    out.extend(array_row(&records[index], dataset, &lengths)?.into_iter().map(canonical));
-                    Ok(())
-                })?,
+    let writer = Writer::create(path)?;
+    meta.write(&writer)?;
+    let mut stack = Stack::new(&writer, lengths);
+    for dataset in schema::DATASETS {
+        match (dataset.source, dataset.name) {
+            (Source::Field, "flags") => stack.numbers::<u32>(dataset, |index, out| {
+                out.push(records[index].flags);
+                Ok(())
+            })?,
+            (Source::Field, name) => {
+                stack.texts(dataset, &records.iter().map(|record| field(record, name)).collect::<Vec<_>>())?;
             }
+            (Source::Scalar, _) => stack.numbers::<f64>(dataset, |index, out| {
+                out.extend(scalar_row(&records[index], dataset, &lengths).into_iter().map(canonical64));
+                Ok(())
+            })?,
+            (Source::Sample, _) => stack.numbers::<f32>(dataset, |index, out| {
+                out.extend(sample_row(&records[index], dataset, &lengths)?.into_iter().map(canonical));
+                Ok(())
+            })?,
+            (Source::Array, _) if dataset.kind == Kind::U8 => stack.numbers::<u8>(dataset, |index, out| {
+                out.extend(array_row(&records[index], dataset, &lengths)?.into_iter().map(|value| value as u8));
+                Ok(())
+            })?,
+            (Source::Array, _) => stack.numbers::<f32>(dataset, |index, out| {
+                out.extend(array_row(&records[index], dataset, &lengths)?.into_iter().map(canonical));
+                Ok(())
+            })?,
         }
-        stack.prior(&meta.prior_samples)?;
-        let digest = stack.finish()?;
-        writer.close()?;
-        Ok(digest)
-    })
+    }
+    stack.prior(&meta.prior_samples)?;
+    let digest = stack.finish()?;
+    writer.close()?;
+    Ok(digest)
 }
 
 /// Records must have different ids and only names that the schema knows: what has no dataset would be lost silently.

@@ -1,1 +1,14 @@
-//! report
+//! Pictures, charts and tables for people to look at.
+
+pub mod canvas;
+pub mod chart;
+pub mod colour;
+pub mod font;
+pub mod grid;
+pub mod object;
+pub mod table;
+
+pub use canvas::Canvas;
+pub use chart::{Chart, Series};
+pub use grid::grid_picture;
+pub use object::object_picture;

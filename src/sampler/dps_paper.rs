@@ -136,6 +136,8 @@ mod tests {
 
     use tch::{Device, Kind};
 
+    use super::super::run;
+    use super::super::toy::{ToyLikelihood, UnitGaussian, problem};
     use super::*;
     use crate::prior::card::UnetConfig;
     use crate::prior::unet::Unet;
@@ -216,5 +218,21 @@ mod tests {
             assert!(*error < TOLERANCE, "step {step}: {error:.1e}");
         }
         assert!(errors(folder, 1000.0 / 25.0)[0] > 0.1);
+    }
+
+    #[test]
+    fn it_runs_on_an_ordinary_problem() {
+        let likelihood = ToyLikelihood::new(1e3);
+        let sampler = DpsPaper::new(100, 1.0, None).unwrap();
+        let rms = |latent: &Latent| {
+            let residual = likelihood.data() - likelihood.predict(latent).unwrap();
+            residual.square().mean(Kind::Float).sqrt().double_value(&[])
+        };
+        let guided = run(&sampler, &problem(&UnitGaussian, Some(&likelihood), 0, 3)).unwrap();
+        let free = run(&sampler, &problem(&UnitGaussian, None, 0, 3)).unwrap();
+        assert!(rms(&guided) < 0.5 * rms(&free), "{} {}", rms(&guided), rms(&free));
+        // No sample depends on its batch: f32 rounding of sums over a sample, amplified by 100 steps.
+        let alone = run(&sampler, &problem(&UnitGaussian, Some(&likelihood), 2, 1)).unwrap();
+        assert!((guided.image.narrow(0, 2, 1) - alone.image).abs().max().double_value(&[]) < 1e-3);
     }
 }

@@ -1,3 +1,22 @@
 //! A survey: its plan, its shards, and the ranks that work on them.
 
+pub mod claim;
 pub mod engine;
+pub mod folder;
+mod health;
+mod leader;
+pub mod lease;
+pub mod object_record;
+pub mod pins;
+pub mod plan;
+pub mod product_writer;
+mod progress;
+pub mod receipt;
+pub mod record;
+pub mod retry;
+pub mod run;
+pub mod science;
+mod shard;
+pub mod status;
+pub mod toy;
+pub mod worker;

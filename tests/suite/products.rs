@@ -243,3 +243,55 @@ fn merging_gives_the_file_that_one_shard_would_have_been() {
     fails(&[parts[0].clone(), foreign], "not one survey");
     fails(&[Part { path: path("gone.h5"), ..parts[0].clone() }], "no such file");
 }
+
+#[test]
+fn a_report_has_a_picture_for_each_object_and_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    for name in ["shards", "receipts"] {
+        std::fs::create_dir_all(run.join(name)).unwrap();
+    }
+    let digest = write_shard(&run.join("shards/00000.h5"), &records(), &meta()).unwrap();
+    let receipt = serde_json::json!({
+        "file": "shards/00000.h5", "content_blake3": digest, "objects": 3, "worker_seconds": 30.0, "shard": 0
+    });
+    std::fs::write(run.join("receipts/00000.json"), receipt.to_string()).unwrap();
+    let unseeing = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_unseeing")).args(arguments).output().unwrap();
+        let texts = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        (output.status.code(), texts)
+    };
+    let run = run.to_str().unwrap();
+    let out = folder.path().join("out");
+    let (code, [stdout, stderr]) = unseeing(&["report", run, "--out", out.to_str().unwrap(), "--json"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let table: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(table.as_array().unwrap().len(), 3);
+    assert_eq!((&table[0]["id"], &table[0]["picture"]), (&"a".into(), &"a.png".into()));
+    assert_eq!((&table[0]["flux"], &table[0]["seconds"]), (&1.0.into(), &10.0.into()));
+    assert_eq!((&table[1]["status"], &table[1]["picture"]), (&"failed".into(), &serde_json::Value::Null));
+    let pictures = ["a.png", "c.png"].map(|name| std::fs::read(out.join(name)).unwrap());
+    assert!(pictures.iter().all(|png| png.starts_with(b"\x89PNG")) && !out.join("b.png").exists());
+    assert_eq!(std::fs::read_to_string(out.join("table.csv")).unwrap().lines().count(), 4);
+
+    // What has no receipt is not done: a file on the disk alone is not reported.
+    write_shard(&folder.path().join("run/shards/00001.h5"), &[record("d", 9, 9)], &meta()).unwrap();
+    let (code, [stdout, _]) = unseeing(&["report", run, "--no-pictures", "--only", "a"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("1 objects, 0 failed"), "{stdout}");
+    let (code, [_, stderr]) = unseeing(&["report", run, "--no-pictures", "--only", "d"]);
+    assert!(code == Some(2) && stderr.contains("no such objects: d"), "{stderr}");
+    let (code, [_, stderr]) = unseeing(&["report", "nowhere"]);
+    assert!(code == Some(2) && stderr.contains("neither a product file nor a run folder"), "{stderr}");
+    let (code, [stdout, _]) = unseeing(&["report", "--schema"]);
+    assert!(code == Some(0) && stdout.contains("| `mean` | object, band, pixel, pixel | float32 | nJy / pixel |"));
+
+    let survey = folder.path().join("survey.h5");
+    let (code, [stdout, stderr]) = unseeing(&["merge", run, "--out", survey.to_str().unwrap(), "--json"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&stdout).unwrap()["content_blake3"], digest.as_str());
+    let keep = std::env::var_os("UNSEEING_TEST_PICTURES").map(std::path::PathBuf::from);
+    if let Some(keep) = keep {
+        std::fs::copy(out.join("a.png"), keep.join("a.png")).unwrap();
+    }
+}

@@ -1,0 +1,72 @@
+//! The product files of a run folder, as its receipts tell: what has no receipt is not done, whatever is on the disk.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::merge::Part;
+use crate::{Error, Result};
+
+/// What is needed of a receipt here; it says more.
+#[derive(Debug, Deserialize)]
+struct Receipt {
+    /// The product file, relative to the run folder.
+    file: PathBuf,
+    content_blake3: String,
+    #[serde(default)]
+    objects: u32,
+    #[serde(default)]
+    worker_seconds: f64,
+}
+
+/// A product file, with what is known of it from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Product {
+    pub path: PathBuf,
+    /// The content digest of the receipt; `None` for a file that was named by itself.
+    pub content_blake3: Option<String>,
+    /// Seconds of work an object, on average over the shard.
+    pub seconds_per_object: Option<f64>,
+}
+
+impl Product {
+    /// The file as a part of a merge; without a receipt, the digest that it claims itself.
+    pub fn part(&self) -> Result<Part> {
+        let content_blake3 = match &self.content_blake3 {
+            Some(digest) => digest.clone(),
+            None => super::Shard::open(&self.path)?.claimed_digest()?,
+        };
+        Ok(Part { path: self.path.clone(), content_blake3 })
+    }
+}
+
+/// The products of `place`: a run folder (shards with receipts, in the order of their numbers), or one product file.
+pub fn products(place: &Path) -> Result<Vec<Product>> {
+    if place.is_file() {
+        return Ok(vec![Product { path: place.to_path_buf(), content_blake3: None, seconds_per_object: None }]);
+    }
+    let folder = place.join("receipts");
+    let entries = std::fs::read_dir(&folder).map_err(|error| {
+        Error::usage(format!(
+            "{}: neither a product file nor a run folder: {}: {error}",
+            place.display(),
+            folder.display()
+        ))
+    })?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
+    paths.sort();
+    let mut products = Vec::with_capacity(paths.len());
+    for path in paths {
+        let text = std::fs::read(&path).map_err(|error| Error::file(&path, format!("cannot read: {error}")))?;
+        let receipt: Receipt =
+            serde_json::from_slice(&text).map_err(|error| Error::file(&path, format!("not a receipt: {error}")))?;
+        let timed = receipt.objects > 0 && receipt.worker_seconds > 0.0;
+        products.push(Product {
+            path: place.join(&receipt.file),
+            content_blake3: Some(receipt.content_blake3),
+            seconds_per_object: timed.then(|| receipt.worker_seconds / f64::from(receipt.objects)),
+        });
+    }
+    Ok(products)
+}

@@ -1,0 +1,210 @@
+//! Simple charts: lines over linear or logarithmic axes, and histograms.
+
+use super::canvas::{BLACK, Canvas, Colour, LIGHT, WHITE, label, text_width};
+use crate::{Error, Result};
+
+/// Line colours that are told apart in print and by most eyes.
+const COLOURS: [Colour; 6] = [[0, 90, 181], [220, 50, 32], [0, 133, 90], [230, 159, 0], [120, 60, 160], [90, 90, 90]];
+const LEFT: f64 = 92.0;
+const RIGHT: f64 = 20.0;
+const TOP: f64 = 40.0;
+const BOTTOM: f64 = 56.0;
+
+/// One line of a chart.
+#[derive(Clone, Debug)]
+pub struct Series {
+    pub name: String,
+    /// (x, y); points that are not finite (or not positive on a logarithmic axis) leave a gap.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A chart that is drawn with `draw` or `histogram`.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    pub title: String,
+    pub x_label: String,
+    pub y_label: String,
+    pub log_x: bool,
+    pub log_y: bool,
+    pub width: u32,
+    pub height: u32,
+}
+
+impl Chart {
+    /// A chart of 800 x 500 pixels with linear axes.
+    pub fn new(title: &str, x_label: &str, y_label: &str) -> Self {
+        Chart {
+            title: title.into(),
+            x_label: x_label.into(),
+            y_label: y_label.into(),
+            log_x: false,
+            log_y: false,
+            width: 800,
+            height: 500,
+        }
+    }
+
+    /// Lines. An error when there is nothing to draw.
+    pub fn draw(&self, series: &[Series]) -> Result<Canvas> {
+        let shown: Vec<Vec<Option<(f64, f64)>>> = series
+            .iter()
+            .map(|line| {
+                let place = |&(x, y): &(f64, f64)| Some((scaled(x, self.log_x)?, scaled(y, self.log_y)?));
+                line.points.iter().map(place).collect()
+            })
+            .collect();
+        let points: Vec<(f64, f64)> = shown.iter().flatten().flatten().copied().collect();
+        let range = |values: &dyn Fn(&(f64, f64)) -> f64| {
+            let low = points.iter().map(values).fold(f64::INFINITY, f64::min);
+            let high = points.iter().map(values).fold(f64::NEG_INFINITY, f64::max);
+            // A constant still needs an axis.
+            if high > low { (low, high) } else { (low - 0.5, high + 0.5) }
+        };
+        if points.is_empty() {
+            return Err(Error::internal(format!("the chart `{}` has no points", self.title)));
+        }
+        let (x, y) = (range(&|point| point.0), range(&|point| point.1));
+        let margin = 0.04 * (y.1 - y.0);
+        let frame = Frame { chart: self, x, y: (y.0 - margin, y.1 + margin) };
+        let mut canvas = frame.axes();
+        for (index, line) in shown.iter().enumerate() {
+            let colour = COLOURS[index % COLOURS.len()];
+            for pair in line.windows(2) {
+                if let [Some(from), Some(to)] = pair {
+                    canvas.line(frame.place(*from), frame.place(*to), 2, colour);
+                }
+            }
+            for point in line.iter().flatten().filter(|_| line.len() < 40) {
+                let (px, py) = frame.place(*point);
+                canvas.fill(px as i64 - 3, py as i64 - 3, 6, 6, colour);
+            }
+            let name = &series[index].name;
+            let left = f64::from(self.width) - RIGHT - 10.0 - text_width(name, 2) as f64;
+            canvas.text(left as i64, TOP as i64 + 8 + 20 * index as i64, name, 2, colour);
+        }
+        Ok(canvas)
+    }
+
+    /// Bars of equal width from `range.0` to `range.1`; `expected` is drawn as a line across (flat ranks).
+    pub fn histogram(&self, counts: &[f64], range: (f64, f64), expected: Option<f64>) -> Result<Canvas> {
+        let high = counts.iter().copied().chain(expected).fold(0.0, f64::max);
+        if counts.is_empty() || !high.is_finite() || !(range.1 > range.0) {
+            return Err(Error::internal(format!("the histogram `{}` has nothing to show", self.title)));
+        }
+        let plain = Chart { log_x: false, log_y: false, ..self.clone() };
+        let frame = Frame { chart: &plain, x: range, y: (0.0, if high > 0.0 { 1.08 * high } else { 1.0 }) };
+        let mut canvas = frame.axes();
+        let step = (range.1 - range.0) / counts.len() as f64;
+        for (index, &count) in counts.iter().enumerate() {
+            let (left, top) = frame.place((range.0 + step * index as f64, count));
+            let (right, bottom) = frame.place((range.0 + step * (index + 1) as f64, 0.0));
+            let (width, height) = ((right - left) as i64 - 1, (bottom - top) as i64);
+            canvas.fill(left as i64 + 1, top as i64, width.max(1), height, COLOURS[0]);
+        }
+        if let Some(expected) = expected {
+            canvas.line(frame.place((range.0, expected)), frame.place((range.1, expected)), 2, COLOURS[1]);
+        }
+        Ok(canvas)
+    }
+}
+
+/// A chart's axes, with ranges in scaled units (decades on a logarithmic axis).
+struct Frame<'a> {
+    chart: &'a Chart,
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl Frame<'_> {
+    /// From scaled values to picture pixels.
+    fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
+        let (width, height) = (f64::from(self.chart.width), f64::from(self.chart.height));
+        let part = |value: f64, range: (f64, f64)| (value - range.0) / (range.1 - range.0);
+        (LEFT + part(x, self.x) * (width - LEFT - RIGHT), height - BOTTOM - part(y, self.y) * (height - TOP - BOTTOM))
+    }
+
+    fn axes(&self) -> Canvas {
+        let chart = self.chart;
+        let mut canvas = Canvas::new(chart.width, chart.height, WHITE);
+        for value in ticks(self.x, chart.log_x) {
+            let (px, bottom) = self.place((value, self.y.0));
+            canvas.line((px, TOP), (px, bottom), 1, LIGHT);
+            let text = label(unscaled(value, chart.log_x));
+            canvas.text(px as i64 - text_width(&text, 2) / 2, bottom as i64 + 8, &text, 2, BLACK);
+        }
+        for value in ticks(self.y, chart.log_y) {
+            let (left, py) = self.place((self.x.0, value));
+            canvas.line((left, py), (f64::from(chart.width) - RIGHT, py), 1, LIGHT);
+            let text = label(unscaled(value, chart.log_y));
+            canvas.text(left as i64 - 8 - text_width(&text, 2), py as i64 - 7, &text, 2, BLACK);
+        }
+        let (left, top) = self.place((self.x.0, self.y.1));
+        let (right, bottom) = self.place((self.x.1, self.y.0));
+        canvas.frame(left as i64, top as i64, (right - left) as i64 + 1, (bottom - top) as i64 + 1, BLACK);
+        canvas.text(LEFT as i64, 12, &chart.title, 2, BLACK);
+        let x_label = right as i64 - text_width(&chart.x_label, 2);
+        canvas.text(x_label, chart.height as i64 - 22, &chart.x_label, 2, BLACK);
+        // The y label lies flat at the upper left: upright text would be hard to read in this font.
+        let y_label = right as i64 - text_width(&chart.y_label, 2);
+        canvas.text(y_label, 12, &chart.y_label, 2, BLACK);
+        canvas
+    }
+}
+
+fn scaled(value: f64, log: bool) -> Option<f64> {
+    let value = if log { value.log10() } else { value };
+    value.is_finite().then_some(value)
+}
+
+fn unscaled(value: f64, log: bool) -> f64 {
+    if log { 10f64.powf(value) } else { value }
+}
+
+/// Round positions for at most about seven ticks; whole decades on a logarithmic axis when there are enough of them.
+fn ticks((low, high): (f64, f64), log: bool) -> Vec<f64> {
+    let span = high - low;
+    if log && span >= 2.0 {
+        let step = (span / 7.0).ceil();
+        return multiples(low, high, step);
+    }
+    if log {
+        let marks = (low.floor() as i32..=high.ceil() as i32)
+            .flat_map(|decade| [1.0, 2.0, 5.0].map(|part: f64| f64::from(decade) + part.log10()));
+        return marks.filter(|mark| (low..=high).contains(mark)).collect();
+    }
+    let rough = span / 6.0;
+    let decade = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|part| part * decade).into_iter().find(|step| *step >= rough);
+    multiples(low, high, step.unwrap_or(rough))
+}
+
+fn multiples(low: f64, high: f64, step: f64) -> Vec<f64> {
+    let (first, last) = ((low / step).ceil() as i64, (high / step + 1e-9).floor() as i64);
+    (first..=last).map(|index| index as f64 * step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round() {
+        assert_eq!(ticks((0.0, 10.0), false), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(ticks((-2.0, 2.0), true), [-2.0, -1.0, 0.0, 1.0, 2.0]);
+        assert_eq!(ticks((0.0, 1.0), true).len(), 4);
+    }
+
+    #[test]
+    fn lines_and_bars_are_where_the_numbers_say() {
+        let chart = Chart::new("t", "x", "y");
+        let line = Series { name: "a".into(), points: vec![(0.0, 0.0), (1.0, 1.0), (2.0, f64::NAN)] };
+        let canvas = chart.draw(&[line]).unwrap();
+        // The middle of a line from corner to corner.
+        let (x, y) = ((LEFT + (800.0 - RIGHT)) / 2.0, (TOP + (500.0 - BOTTOM)) / 2.0);
+        assert_eq!(canvas.get(x as u32, y as u32), Some(COLOURS[0]));
+        assert!(chart.draw(&[Series { name: "a".into(), points: vec![(1.0, f64::NAN)] }]).is_err());
+        let canvas = chart.histogram(&[4.0, 0.0], (0.0, 1.0), Some(2.0)).unwrap();
+        assert_eq!(canvas.get(200, 400), Some(COLOURS[0]));
+        assert_eq!(canvas.get(700, 400), Some(WHITE));
+    }
+}

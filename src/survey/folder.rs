@@ -1,0 +1,119 @@
+//! The run folder: what lies where.
+//!
+//! ```text
+//! plan.json             the plan: digests, counts, shard ranges           written once
+//! targets.bin           the table of targets, one piece per shard         written once
+//! config.toml           the config as planned, for people to read         written once
+//! claims/00012.claim.1  who works on shard 12, first attempt
+//! journals/00012.journal.1   what that attempt has done so far
+//! shards/00012.*        the product of shard 12
+//! receipts/00012.json   says that the product is whole, with its digests: the truth
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::{Error, Result};
+
+/// Paths inside a run folder.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    pub fn new(root: &Path) -> Folder {
+        Folder { root: root.to_path_buf() }
+    }
+
+    /// The run folder that a command line means: the folder itself, or the config that names it.
+    pub fn find(path: &Path) -> Result<Folder> {
+        if path.is_dir() {
+            return Ok(Folder::new(path));
+        }
+        Ok(Folder::new(&Config::read(path)?.survey.folder))
+    }
+
+    /// Makes the folder and the folders in it, where they are missing.
+    pub fn create(&self) -> Result<()> {
+        for folder in [self.claims(), self.journals(), self.shards(), self.receipts()] {
+            fs::create_dir_all(&folder).map_err(|error| {
+                Error::usage(format!(
+                    "{}: cannot create (set `survey.folder` in the config): {error}",
+                    folder.display()
+                ))
+            })?;
+        }
+        Ok(())
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn plan(&self) -> PathBuf {
+        self.root.join("plan.json")
+    }
+
+    pub fn targets(&self) -> PathBuf {
+        self.root.join("targets.bin")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    pub fn claims(&self) -> PathBuf {
+        self.root.join("claims")
+    }
+
+    pub fn journals(&self) -> PathBuf {
+        self.root.join("journals")
+    }
+
+    pub fn shards(&self) -> PathBuf {
+        self.root.join("shards")
+    }
+
+    pub fn receipts(&self) -> PathBuf {
+        self.root.join("receipts")
+    }
+
+    pub fn claim(&self, shard: u32, attempt: u32) -> PathBuf {
+        self.claims().join(format!("{shard:05}.claim.{attempt}"))
+    }
+
+    pub fn journal(&self, shard: u32, attempt: u32) -> PathBuf {
+        self.journals().join(format!("{shard:05}.journal.{attempt}"))
+    }
+
+    /// The product file; `extension` is the writer's.
+    pub fn shard(&self, shard: u32, extension: &str) -> PathBuf {
+        self.shards().join(format!("{shard:05}.{extension}"))
+    }
+
+    pub fn receipt(&self, shard: u32) -> PathBuf {
+        self.receipts().join(format!("{shard:05}.json"))
+    }
+
+    /// The attempts of every shard that has files `NNNNN.kind.attempt` in `claims` or `journals`, in rising order.
+    pub fn attempts(folder: &Path, kind: &str) -> Result<BTreeMap<u32, Vec<u32>>> {
+        let entries = fs::read_dir(folder)
+            .map_err(|error| Error::file(folder, format!("cannot list (is this a run folder?): {error}")))?;
+        let mut found: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let mut parts = name.split('.');
+            let numbers = (parts.next().map(str::parse), parts.next(), parts.next().map(str::parse), parts.next());
+            if let (Some(Ok(shard)), Some(found_kind), Some(Ok(attempt)), None) = numbers {
+                if found_kind == kind {
+                    found.entry(shard).or_default().push(attempt);
+                }
+            }
+        }
+        found.values_mut().for_each(|attempts| attempts.sort_unstable());
+        Ok(found)
+    }
+}

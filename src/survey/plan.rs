@@ -1,0 +1,337 @@
+//! The plan of a survey: everything that fixes the bits of its products, written once into the run folder. Ranks never
+//! parse the catalogue: they get targets from the plan's table.
+
+use std::collections::HashSet;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::folder::Folder;
+use super::pins;
+use crate::catalog::Target;
+use crate::config::{Config, DeviceKind};
+use crate::io::{digest, publish};
+use crate::{Error, Result};
+
+/// The format of the plan files. A program refuses plans of another format.
+const FORMAT: u32 = 1;
+
+/// Config keys that do not touch the products and may be changed after planning.
+const FREE_KEYS: [&str; 4] = ["survey.folder", "run.journal_interval", "run.hang_timeout", "run.claim_timeout"];
+
+/// A file that the products depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDigest {
+    pub path: PathBuf,
+    pub blake3: String,
+}
+
+impl FileDigest {
+    /// The digest of the file as it is now.
+    pub fn of(path: &Path) -> Result<FileDigest> {
+        let blake3 = digest::file(path).map_err(|error| Error::usage(error.to_string()))?;
+        Ok(FileDigest { path: path.to_path_buf(), blake3 })
+    }
+}
+
+/// A shard: consecutive targets, and where they lie in the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRange {
+    /// Number of the first object.
+    pub first: u64,
+    pub count: u32,
+    pub offset: u64,
+    pub length: u64,
+    pub blake3: String,
+}
+
+/// The immutable plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub format: u32,
+    /// Version of the program that made the plan.
+    pub version: String,
+    pub name: String,
+    pub seed: u64,
+    pub objects: u64,
+    /// Draws per object, draws per block, blocks per object.
+    pub samples: u32,
+    pub block: u32,
+    pub blocks: u32,
+    /// Threads of the network on each rank.
+    pub threads: u32,
+    /// The CPU instructions that libtorch may use (CPU runs), as in `ATEN_CPU_CAPABILITY`.
+    pub cpu_capability: Option<String>,
+    pub catalog: Vec<FileDigest>,
+    pub prior: FileDigest,
+    /// The resolved config.
+    pub config: Value,
+    pub shards: Vec<ShardRange>,
+}
+
+impl Plan {
+    /// Makes the plan of a survey and writes it into its run folder; `targets` streams the catalogue.
+    fn create(config: &Config, folder: &Folder, targets: &mut dyn Iterator<Item = Result<Target>>) -> Result<Plan> {
+        let catalog = config.catalog.paths.iter().map(|path| FileDigest::of(path)).collect::<Result<_>>()?;
+        let prior = FileDigest::of(&config.prior.path)?;
+        folder.create()?;
+        let shards = publish::publish(&folder.targets(), |file| {
+            let mut table = std::io::BufWriter::new(file);
+            let shards = write_table(&mut table, config.survey.shard_objects, targets)?;
+            table.flush().map_err(|error| Error::file(folder.targets(), format!("cannot write: {error}")))?;
+            Ok(shards)
+        })?;
+        let plan = Plan {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").into(),
+            name: config.survey.name.clone(),
+            seed: config.survey.seed,
+            objects: shards.iter().map(|shard| u64::from(shard.count)).sum(),
+            samples: config.posterior.samples,
+            block: config.posterior.block,
+            blocks: config.posterior.samples.div_ceil(config.posterior.block),
+            threads: config.run.threads,
+            cpu_capability: (config.run.device == DeviceKind::Cpu).then(pins::capability),
+            catalog,
+            prior,
+            config: to_value(config)?,
+            shards,
+        };
+        let text =
+            toml::to_string(config).map_err(|error| Error::internal(format!("cannot write the config: {error}")))?;
+        publish::publish_bytes(&folder.config(), text.as_bytes())?;
+        // Last, because a folder with a plan is a planned survey.
+        let text = serde_json::to_vec_pretty(&plan).map_err(|error| Error::internal(error.to_string()))?;
+        publish::publish_bytes(&folder.plan(), &text)?;
+        Ok(plan)
+    }
+
+    /// The plan in the folder, or `None` if there is none.
+    pub fn read(folder: &Folder) -> Result<Option<Plan>> {
+        let path = folder.plan();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file(&path, format!("cannot read the plan: {error}"))),
+        };
+        let plan: Plan = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::usage(format!("{}: is no plan of this program's version: {error}", path.display()))
+        })?;
+        if plan.format != FORMAT {
+            return Err(Error::usage(format!(
+                "{}: the plan has format {}, this program knows format {FORMAT}: finish it with version {}",
+                path.display(),
+                plan.format,
+                plan.version
+            )));
+        }
+        Ok(Some(plan))
+    }
+
+    /// The survey's plan: made if there is none yet, checked against the config and its files if there is. The flag says
+    /// whether it was made just now.
+    pub fn ensure(
+        config: &Config,
+        folder: &Folder,
+        targets: impl FnOnce() -> Result<Box<dyn Iterator<Item = Result<Target>>>>,
+    ) -> Result<(Plan, bool)> {
+        if let Some(plan) = Plan::read(folder)? {
+            plan.check_drift(config, folder)?;
+            return Ok((plan, false));
+        }
+        let plan = Plan::create(config, folder, targets()?.as_mut())?;
+        Ok((plan, true))
+    }
+
+    /// An error that names everything that is not as it was when the plan was made.
+    pub fn check_drift(&self, config: &Config, folder: &Folder) -> Result<()> {
+        let mut drifts = Vec::new();
+        compare("", &self.config, &to_value(config)?, &mut drifts);
+        let moved = |what: &str, planned: &[FileDigest], now: &[PathBuf], drifts: &mut Vec<String>| -> Result<()> {
+            for path in now {
+                let found = FileDigest::of(path)?;
+                // A path that the plan does not know is a drift of the config, which has been reported.
+                let Some(old) = planned.iter().find(|old| old.path == *path) else { continue };
+                if old.blake3 != found.blake3 {
+                    drifts.push(format!("the {what} {} has other content", path.display()));
+                }
+            }
+            Ok(())
+        };
+        moved("catalogue", &self.catalog, &config.catalog.paths, &mut drifts)?;
+        moved("prior", std::slice::from_ref(&self.prior), std::slice::from_ref(&config.prior.path), &mut drifts)?;
+        if drifts.is_empty() {
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "{}: the survey has been planned with other inputs: {}. Undo the change, or plan a new survey in another \
+             folder (`survey.folder`)",
+            folder.plan().display(),
+            drifts.join("; ")
+        )))
+    }
+
+    /// Digest of the plan itself.
+    pub fn digest(&self) -> Result<String> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::internal(error.to_string()))?;
+        Ok(digest::bytes(&text))
+    }
+
+    /// The targets of one shard, from the plan's table.
+    pub fn targets(&self, folder: &Folder, shard: u32) -> Result<Vec<Target>> {
+        let path = folder.targets();
+        let range = self.range(shard)?;
+        let mut bytes = vec![0; range.length as usize];
+        std::fs::File::open(&path)
+            .and_then(|mut file| {
+                file.seek(SeekFrom::Start(range.offset))?;
+                file.read_exact(&mut bytes)
+            })
+            .map_err(|error| Error::file(&path, format!("cannot read the targets of shard {shard}: {error}")))?;
+        if digest::bytes(&bytes) != range.blake3 {
+            return Err(Error::file(
+                &path,
+                format!("the targets of shard {shard} are damaged (the plan has their digest)"),
+            ));
+        }
+        postcard::from_bytes(&bytes)
+            .map_err(|error| Error::file(&path, format!("the targets of shard {shard} cannot be read: {error}")))
+    }
+
+    /// The range of a shard.
+    pub fn range(&self, shard: u32) -> Result<&ShardRange> {
+        let found = self.shards.get(shard as usize);
+        found.ok_or_else(|| Error::internal(format!("shard {shard} of {}", self.shards.len())))
+    }
+}
+
+/// Writes the table shard by shard, so that a catalogue of any length fits in memory.
+fn write_table(
+    table: &mut dyn Write,
+    shard_objects: u32,
+    targets: &mut dyn Iterator<Item = Result<Target>>,
+) -> Result<Vec<ShardRange>> {
+    let mut shards: Vec<ShardRange> = Vec::new();
+    // Sixteen bytes of each id's digest: ids themselves may be long, and there may be millions.
+    let mut seen: HashSet<[u8; 16]> = HashSet::new();
+    let mut waiting: Vec<Target> = Vec::new();
+    let mut offset = 0;
+    loop {
+        let next = targets.next().transpose()?;
+        let last = next.is_none();
+        if let Some(target) = next {
+            let mut short = [0; 16];
+            short.copy_from_slice(&blake3::hash(target.id.as_bytes()).as_bytes()[..16]);
+            if !seen.insert(short) {
+                return Err(Error::usage(format!(
+                    "the catalogue has the id `{}` twice: ids must be unique",
+                    target.id
+                )));
+            }
+            waiting.push(target);
+        }
+        if waiting.len() == shard_objects as usize || (last && !waiting.is_empty()) {
+            let bytes = postcard::to_stdvec(&waiting).map_err(|error| Error::internal(error.to_string()))?;
+            table.write_all(&bytes).map_err(|error| Error::internal(format!("cannot write the targets: {error}")))?;
+            let first = shards.last().map_or(0, |shard| shard.first + u64::from(shard.count));
+            let (count, length) = (waiting.len() as u32, bytes.len() as u64);
+            shards.push(ShardRange { first, count, offset, length, blake3: digest::bytes(&bytes) });
+            offset += length;
+            waiting.clear();
+        }
+        if last {
+            break;
+        }
+    }
+    if shards.is_empty() {
+        return Err(Error::usage("the catalogue has no objects"));
+    }
+    Ok(shards)
+}
+
+fn to_value(config: &Config) -> Result<Value> {
+    serde_json::to_value(config).map_err(|error| Error::internal(error.to_string()))
+}
+
+/// Lists the keys whose values differ.
+fn compare(key: &str, planned: &Value, now: &Value, drifts: &mut Vec<String>) {
+    if let (Value::Object(old), Value::Object(new)) = (planned, now) {
+        let names: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
+        for name in names {
+            let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            let value = |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or(Value::Null);
+            compare(&inner, &value(old), &value(new), drifts);
+        }
+    } else if planned != now && !FREE_KEYS.contains(&key) {
+        drifts.push(format!("config key `{key}` was {planned} and is {now}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::survey::run::read_targets as targets;
+    use crate::survey::toy;
+
+    fn planned(objects: u32) -> (tempfile::TempDir, Config, Folder, Plan) {
+        let root = tempfile::tempdir().unwrap();
+        let config = toy::config(root.path(), &toy::names(objects), 4).unwrap();
+        let folder = Folder::new(&config.survey.folder);
+        let (plan, new) = Plan::ensure(&config, &folder, || targets(&config)).unwrap();
+        assert!(new);
+        (root, config, folder, plan)
+    }
+
+    #[test]
+    fn shards_hold_every_target_in_order() {
+        let (_root, config, folder, plan) = planned(10);
+        assert_eq!(plan.shards.iter().map(|shard| shard.count).collect::<Vec<_>>(), [4, 4, 2]);
+        let found: Vec<Target> = (0..3).flat_map(|shard| plan.targets(&folder, shard).unwrap()).collect();
+        let want: Vec<Target> = targets(&config).unwrap().map(|target| target.unwrap()).collect();
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn planning_again_changes_nothing_and_drift_is_named() {
+        let (_root, config, folder, plan) = planned(3);
+        let bytes = std::fs::read(folder.plan()).unwrap();
+        let (again, new) = Plan::ensure(&config, &folder, || targets(&config)).unwrap();
+        assert!(!new && again == plan && std::fs::read(folder.plan()).unwrap() == bytes);
+
+        let drift = |config: &Config| {
+            let error = Plan::ensure(config, &folder, || targets(config)).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        let mut changed = config.clone();
+        changed.sampler.steps += 1;
+        assert!(drift(&changed).contains("`sampler.steps` was 6 and is 7"), "{}", drift(&changed));
+        let mut timeouts = config.clone();
+        timeouts.run.hang_timeout += 1.0;
+        assert!(Plan::ensure(&timeouts, &folder, || targets(&timeouts)).is_ok());
+        std::fs::write(&config.prior.path, b"other weights").unwrap();
+        assert!(drift(&config).contains("prior"), "{}", drift(&config));
+        std::fs::write(&config.catalog.paths[0], b"object_id\nx\n").unwrap();
+        assert!(drift(&config).contains("catalogue"), "{}", drift(&config));
+    }
+
+    #[test]
+    fn the_same_id_twice_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let names: Vec<(String, String)> = ["a", "b", "a"].iter().map(|id| (id.to_string(), String::new())).collect();
+        let config = toy::config(root.path(), &names, 2).unwrap();
+        let error = Plan::ensure(&config, &Folder::new(&config.survey.folder), || targets(&config)).unwrap_err();
+        assert!(error.to_string().contains("`a` twice"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_table_is_noticed() {
+        let (_root, _config, folder, plan) = planned(3);
+        let mut bytes = std::fs::read(folder.targets()).unwrap();
+        bytes[2] ^= 1;
+        std::fs::write(folder.targets(), bytes).unwrap();
+        assert!(plan.targets(&folder, 0).unwrap_err().to_string().contains("damaged"));
+    }
+}

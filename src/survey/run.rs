@@ -1,0 +1,311 @@
+//! One run of a job: rank 0 plans or checks the plan, everyone gets the config and the prior, workers start, rank 0
+//! leads. The science comes in as a factory of engines, the product format as a shard writer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::claim;
+use super::folder::Folder;
+use super::leader::{Leader, PAUSE, Survey, abort_with, beat_interval, hung};
+use super::lease::{ToLeader, ToWorker, decode, encode};
+use super::pins;
+use super::plan::Plan;
+use super::progress::Progress;
+use super::receipt::{Receipt, ShardWriter};
+use super::worker::{EngineFactory, RankContext, Worker};
+use crate::catalog::{self, Target};
+use crate::cluster::Comm;
+use crate::config::Config;
+use crate::error::exit::{DONE, SOME_FAILED};
+use crate::io::{digest, publish};
+use crate::{Error, Result};
+
+/// Age at which what a killed writer left behind is swept out of the run folder.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Streams the targets of a config's catalogue.
+pub fn read_targets(config: &Config) -> Result<Box<dyn Iterator<Item = Result<Target>>>> {
+    Ok(Box::new(catalog::targets(config)?))
+}
+
+/// What a run needs besides its ranks.
+#[derive(Clone)]
+pub struct Options {
+    pub config: PathBuf,
+    pub factory: EngineFactory,
+    pub writer: Arc<dyn ShardWriter>,
+    /// Raised by a signal: save and leave.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// The first thing that every rank hears.
+#[derive(Serialize, Deserialize)]
+enum Start {
+    Go {
+        config: String,
+        threads: u32,
+        cpu_capability: Option<String>,
+    },
+    /// Nothing to do, or nothing can be done: leave.
+    Leave,
+}
+
+/// What rank 0 knows before anything is sent.
+struct Prepared {
+    config: Config,
+    folder: Folder,
+    plan: Plan,
+    prior: Vec<u8>,
+}
+
+/// Works on the survey; the same call on every rank. Returns the exit code, on ranks other than 0 always `DONE`.
+///
+/// # Errors
+/// Only before any work (rank 0) or in a job of one rank; later errors end the whole job with their exit code, because
+/// the other ranks would wait for ever.
+pub fn run(comm: &dyn Comm, options: &Options) -> Result<i32> {
+    if comm.rank() != 0 {
+        return follow(comm, options).or_else(|error| abort_with(comm, &error));
+    }
+    let prepared = prepare(options);
+    let leave = |code: Result<i32>| -> Result<i32> {
+        comm.broadcast(encode(&Start::Leave)?)?;
+        code
+    };
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return leave(Err(error)),
+    };
+    if let Some(code) = finished(&prepared)? {
+        tracing::info!("the survey is done");
+        return leave(Ok(code));
+    }
+    match lead(comm, options, prepared) {
+        Err(error) if comm.size() > 1 => abort_with(comm, &error),
+        outcome => outcome,
+    }
+}
+
+fn prepare(options: &Options) -> Result<Prepared> {
+    let config = Config::read(&options.config)?;
+    let folder = Folder::new(&config.survey.folder);
+    let (plan, new) = Plan::ensure(&config, &folder, || read_targets(&config))?;
+    if new {
+        tracing::info!("planned {} objects in {} shards", plan.objects, plan.shards.len());
+    }
+    folder.create()?;
+    let now = claim::file_system_now(&folder.claims())?;
+    publish::sweep(&folder.shards(), now, LEFTOVER_AGE)?;
+    publish::sweep(&folder.receipts(), now, LEFTOVER_AGE)?;
+    let prior = std::fs::read(&plan.prior.path)
+        .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", plan.prior.path.display())))?;
+    if digest::bytes(&prior) != plan.prior.blake3 {
+        return Err(Error::usage(format!("{}: the prior has just been changed", plan.prior.path.display())));
+    }
+    Ok(Prepared { config, folder, plan, prior })
+}
+
+/// The exit code of a survey that is done already.
+fn finished(prepared: &Prepared) -> Result<Option<i32>> {
+    let (published, failed, shards) = published(&prepared.folder)?;
+    debug_assert!(published <= prepared.plan.objects);
+    let code = if failed > 0 { SOME_FAILED } else { DONE };
+    Ok((shards >= prepared.plan.shards.len()).then_some(code))
+}
+
+/// Objects, failed objects and shards that have receipts.
+fn published(folder: &Folder) -> Result<(u64, u64, usize)> {
+    let shards = Receipt::list(folder)?;
+    let (mut objects, mut failed) = (0, 0);
+    for &shard in &shards {
+        if let Some(receipt) = Receipt::read(folder, shard)? {
+            objects += u64::from(receipt.objects);
+            failed += u64::from(receipt.failed);
+        }
+    }
+    Ok((objects, failed, shards.len()))
+}
+
+fn context(comm: &dyn Comm, config: Config, threads: u32, prior: Arc<Vec<u8>>) -> RankContext {
+    RankContext {
+        rank: comm.rank(),
+        local_rank: comm.local_rank(),
+        local_size: comm.local_size(),
+        threads,
+        config,
+        prior,
+    }
+}
+
+fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
+    let Prepared { config, folder, plan, prior } = prepared;
+    let text = serde_json::to_string(&config).map_err(|error| Error::internal(error.to_string()))?;
+    let (threads, cpu_capability) = (plan.threads, plan.cpu_capability.clone());
+    let start = Start::Go { config: text, threads, cpu_capability: cpu_capability.clone() };
+    comm.broadcast(encode(&start)?)?;
+    let prior = Arc::new(comm.broadcast(prior)?);
+    if let Some(planned) = &cpu_capability {
+        pins::pin(planned)?;
+    }
+    let mut worker = Worker::start(context(comm, config.clone(), threads, prior.clone()), options.factory.clone())?;
+    let survey =
+        Survey { comm, folder: &folder, plan: &plan, config: &config, prior: &prior, writer: options.writer.as_ref() };
+    let (objects, failed, _) = published(&folder)?;
+    let progress = Progress::new(&plan, config.sampler.steps, objects, failed);
+    let mut leader = Leader::new(survey, &mut worker, options.stop.clone(), progress);
+    let outcome = leader.lead();
+    if outcome.is_ok() {
+        leader.dismiss()?;
+    } else {
+        worker.give(ToWorker::Exit);
+    }
+    worker.join()?;
+    outcome
+}
+
+/// A rank other than 0: carries messages between the leader and this rank's worker.
+fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
+    let start: Start = decode(&comm.broadcast(Vec::new())?)?;
+    let Start::Go { config, threads, cpu_capability } = start else { return Ok(DONE) };
+    let prior = Arc::new(comm.broadcast(Vec::new())?);
+    let config: Config =
+        serde_json::from_str(&config).map_err(|error| Error::internal(format!("the leader's config: {error}")))?;
+    if let Some(planned) = &cpu_capability {
+        pins::pin(planned)?;
+    }
+    let timeout = Duration::from_secs_f64(config.run.hang_timeout);
+    let worker = Worker::start(context(comm, config, threads, prior), options.factory.clone())?;
+    let mut last_beat = Instant::now();
+    let mut asked = false;
+    let tell = |report: &ToLeader| comm.send(0, encode(report)?);
+    loop {
+        let mut busy = false;
+        while let Some((_, bytes)) = comm.receive()? {
+            busy = true;
+            let order: ToWorker = decode(&bytes)?;
+            let exit = matches!(order, ToWorker::Exit);
+            worker.give(order);
+            if exit {
+                worker.join()?;
+                return Ok(DONE);
+            }
+        }
+        if let Some(report) = worker.report(if busy { Duration::ZERO } else { PAUSE }) {
+            tell(&report)?;
+        }
+        if options.stop.load(Ordering::SeqCst) && !asked {
+            asked = true;
+            tell(&ToLeader::StopRequested)?;
+        }
+        if last_beat.elapsed() >= beat_interval(timeout) {
+            last_beat = Instant::now();
+            tell(&ToLeader::Beat { work: worker.pulse.work() })?;
+            if let Some((object, silent)) = worker.pulse.hung(timeout) {
+                hung(comm, &object, silent);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Solo, local};
+    use crate::survey::receipt::PlainWriter;
+    use crate::survey::toy::{self, Toy};
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    fn options(root: &Path) -> Options {
+        Options {
+            config: root.join("survey.toml"),
+            factory: Arc::new(Toy::build),
+            writer: Arc::new(PlainWriter),
+            stop: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    fn survey(objects: &[(String, String)], shard_objects: u32) -> (tempfile::TempDir, Folder) {
+        let root = tempfile::tempdir().unwrap();
+        let config = toy::config(root.path(), objects, shard_objects).unwrap();
+        (root, Folder::new(&config.survey.folder))
+    }
+
+    fn run_ranks(root: &Path, size: usize) -> i32 {
+        let threads: Vec<_> = local::ranks(size)
+            .into_iter()
+            .map(|comm| {
+                let options = options(root);
+                std::thread::spawn(move || {
+                    let code = run(&comm, &options).unwrap();
+                    Box::new(comm).finish().unwrap();
+                    code
+                })
+            })
+            .collect();
+        let codes: Vec<i32> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert!(codes[1..].iter().all(|&code| code == DONE));
+        codes[0]
+    }
+
+    fn digests(folder: &Folder) -> BTreeMap<u32, String> {
+        let receipts = Receipt::list(folder).unwrap();
+        receipts.iter().map(|&shard| (shard, Receipt::read(folder, shard).unwrap().unwrap().content_blake3)).collect()
+    }
+
+    fn mixed() -> Vec<(String, String)> {
+        let mut objects = toy::names(7);
+        objects[2].1 = "fail=1".into();
+        objects[4].1 = "stumble=2.3".into();
+        objects
+    }
+
+    #[test]
+    fn any_number_of_ranks_gives_the_same_products() {
+        let mut found = Vec::new();
+        for size in [1, 2, 4, 9] {
+            let (root, folder) = survey(&mixed(), 3);
+            assert_eq!(run_ranks(root.path(), size), SOME_FAILED);
+            found.push(digests(&folder));
+            assert_eq!(found[0].len(), 3);
+            assert_eq!(std::fs::read_dir(folder.claims()).unwrap().count(), 0);
+            // Again: nothing to do, the same answer.
+            assert_eq!(run(&Solo, &options(root.path())).unwrap(), SOME_FAILED);
+        }
+        assert!(found.iter().all(|digests| *digests == found[0]), "{found:?}");
+    }
+
+    #[test]
+    fn one_object_is_split_over_ranks_and_gives_the_same_product() {
+        let mut objects = toy::names(1);
+        let mut found = Vec::new();
+        for size in [1, 3, 4] {
+            objects[0].1 = "sleep=1".into();
+            let (root, folder) = survey(&objects, 3);
+            assert_eq!(run_ranks(root.path(), size), DONE);
+            found.push(digests(&folder));
+        }
+        assert!(found.iter().all(|digests| *digests == found[0]), "{found:?}");
+    }
+
+    #[test]
+    fn an_engine_that_cannot_be_built_stops_the_job_with_its_own_code() {
+        let (root, _folder) = survey(&toy::names(3), 3);
+        let mut options = options(root.path());
+        options.factory = Arc::new(|_| Err(Error::usage("no device 0")));
+        assert_eq!(run(&Solo, &options).unwrap(), 2);
+    }
+
+    #[test]
+    fn a_bad_config_is_an_error_before_any_work() {
+        let (root, folder) = survey(&toy::names(3), 3);
+        std::fs::write(root.path().join("survey.toml"), "[survey]\nnam = 3\n").unwrap();
+        let error = run(&Solo, &options(root.path())).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(!folder.plan().exists());
+    }
+}

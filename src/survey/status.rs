@@ -1,0 +1,114 @@
+//! How far a survey has come, as its run folder tells: receipts, claims and journals. Nothing is written.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::claim::{self, State};
+use super::folder::Folder;
+use super::plan::Plan;
+use super::receipt::Receipt;
+use super::record::{self, Known};
+use crate::config::Config;
+use crate::product::Status as ObjectStatus;
+use crate::{Error, Result};
+
+/// The state of a survey.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub name: String,
+    pub folder: std::path::PathBuf,
+    pub objects: u64,
+    pub shards: usize,
+    pub shards_done: usize,
+    /// Objects in products or in journals.
+    pub done: u64,
+    pub failed: u64,
+    /// Ids and reasons of failed objects, of products.
+    pub failures: Vec<(String, String)>,
+    pub working: Vec<Working>,
+    /// Whether every shard has its receipt.
+    pub complete: bool,
+}
+
+/// A shard that has been begun and is not done.
+#[derive(Clone, Debug, Serialize)]
+pub struct Working {
+    pub shard: u32,
+    pub attempts: usize,
+    /// `running`, `stale` (its job has died or fallen silent) or `stopped`.
+    pub state: String,
+    pub host: Option<String>,
+    pub pid: Option<u32>,
+    /// Seconds since the claim was touched.
+    pub silent: Option<f64>,
+    pub done: u64,
+    pub failed: u64,
+}
+
+/// Reads the state of the survey in `folder`.
+pub fn read(folder: &Folder) -> Result<Status> {
+    let plan = Plan::read(folder)?.ok_or_else(|| {
+        Error::usage(format!(
+            "{}: has no plan yet (`unseeing plan` or `unseeing run` makes one)",
+            folder.root().display()
+        ))
+    })?;
+    let config: Config = serde_json::from_value(plan.config.clone())
+        .map_err(|error| Error::usage(format!("{}: its config cannot be read: {error}", folder.plan().display())))?;
+    let receipts = Receipt::list(folder)?;
+    let mut status = Status {
+        name: plan.name.clone(),
+        folder: folder.root().to_path_buf(),
+        objects: plan.objects,
+        shards: plan.shards.len(),
+        shards_done: receipts.len(),
+        done: 0,
+        failed: 0,
+        failures: Vec::new(),
+        working: Vec::new(),
+        complete: receipts.len() >= plan.shards.len(),
+    };
+    for &shard in &receipts {
+        if let Some(receipt) = Receipt::read(folder, shard)? {
+            status.done += u64::from(receipt.objects - receipt.failed);
+            status.failed += u64::from(receipt.failed);
+            status.failures.extend(receipt.failures);
+        }
+    }
+    let claims = Folder::attempts(&folder.claims(), "claim")?;
+    let journals = Folder::attempts(&folder.journals(), "journal")?;
+    // The local clock, because nothing is written here: it may be off by a little.
+    let now = std::time::SystemTime::now();
+    let timeout = Duration::from_secs_f64(config.run.claim_timeout);
+    for shard in 0..plan.shards.len() as u32 {
+        let claimed = claims.get(&shard).map_or(&[][..], Vec::as_slice);
+        let written = journals.get(&shard).map_or(&[][..], Vec::as_slice);
+        if receipts.contains(&shard) || (claimed.is_empty() && written.is_empty()) {
+            continue;
+        }
+        let (state, holder, touched) = match claim::look(folder, shard, claimed, now, timeout) {
+            State::Free => ("stopped", None, None),
+            State::Held { holder, touched } => ("running", holder, Some(touched)),
+            State::Stale { holder } => ("stale", holder, None),
+        };
+        let range = plan.range(shard)?;
+        let mut known = vec![Known::nothing(plan.blocks); range.count as usize];
+        record::recover(folder, shard, written, range.first, &mut known)?;
+        let records = known.iter().filter_map(|object| object.record.as_ref());
+        let (done, failed): (Vec<_>, Vec<_>) = records.partition(|record| record.status == ObjectStatus::Done);
+        status.done += done.len() as u64;
+        status.failed += failed.len() as u64;
+        status.working.push(Working {
+            shard,
+            attempts: claimed.len().max(written.len()),
+            state: state.into(),
+            host: holder.as_ref().map(|holder| holder.host.clone()),
+            pid: holder.map(|holder| holder.pid),
+            silent: touched.and_then(|time| now.duration_since(time).ok()).map(|age| age.as_secs_f64()),
+            done: done.len() as u64,
+            failed: failed.len() as u64,
+        });
+    }
+    Ok(status)
+}
