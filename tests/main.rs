@@ -1,7 +1,5 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
-#[path = "suite/prior.rs"]
-mod prior;
 #[path = "suite/doctor.rs"]
 mod doctor;
 #[path = "suite/import.rs"]
@@ -10,6 +8,8 @@ mod import;
 mod inputs;
 #[path = "suite/layout.rs"]
 mod layout;
+#[path = "suite/prior.rs"]
+mod prior;
 #[path = "suite/products.rs"]
 mod products;
 #[path = "suite/slurm.rs"]

@@ -2,6 +2,7 @@
 //! Files: the only place that names hdf5 or fitsio, and the only one that renames.
 
 pub mod about;
+pub mod bytes;
 pub mod digest;
 pub mod fits;
 pub mod hdf5;

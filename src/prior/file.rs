@@ -16,6 +16,7 @@ use std::path::Path;
 use safetensors::SafeTensors;
 use tch::{Device, Kind, Tensor};
 
+use crate::io::bytes::read_bytes;
 use crate::prior::analytic::{GaussianDenoiser, MixtureDenoiser};
 use crate::prior::card::{Architecture, Card};
 use crate::prior::lean::LeanNetwork;
@@ -55,8 +56,7 @@ pub fn card(bytes: &[u8]) -> Result<Card> {
 impl Prior {
     /// Reads the prior at `path`.
     pub fn read(path: &Path, device: Device) -> Result<Self> {
-        let bytes = std::fs::read(path)
-            .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", path.display())))?;
+        let bytes = read_bytes(path).map_err(|error| Error::usage(format!("cannot read the prior: {error}")))?;
         Self::from_bytes(&bytes, device).map_err(|error| match error {
             Error::Usage(what) => Error::usage(format!("{}: {what}", path.display())),
             other => other,
