@@ -8,6 +8,8 @@ mod import;
 mod inputs;
 #[path = "suite/layout.rs"]
 mod layout;
+#[path = "suite/prior.rs"]
+mod prior;
 #[path = "suite/products.rs"]
 mod products;
 #[path = "suite/simulate.rs"]

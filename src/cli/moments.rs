@@ -1,14 +1,87 @@
-//! `unseeing moments`: measures the moments of a prior from its draws.
+//! `unseeing moments`: measures the moments of a prior in linear flux from its draws, and writes them into its file.
+
+use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use tch::{Device, Tensor};
 
-use crate::{Error, Result};
+use crate::cli::draw::draws;
+use crate::io::publish::publish_path;
+use crate::posterior::Moments;
+use crate::prior::Prior;
+use crate::prior::file::with_flux_moments;
+use crate::sampler::to_vec;
+use crate::{Error, Result, cli};
+
+/// Draws that are held at a time.
+const CHUNK: u32 = 64;
 
 /// Arguments of `unseeing moments`.
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// Prior (safetensors); it is rewritten, and keeps everything but the moments
+    prior: PathBuf,
+    /// Number of draws
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..))]
+    count: u32,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Noise levels of a draw; each costs two evaluations of the network
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]
+    steps: u32,
+    /// Threads of the network
+    #[arg(long, default_value_t = 1)]
+    threads: u16,
+    /// Write the result here instead
+    #[arg(long)]
+    out: Option<PathBuf>,
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the command and returns the exit code.
-pub fn run(_args: Args) -> Result<i32> {
-    Err(Error::usage("`unseeing moments` is not built yet"))
+pub fn run(args: Args) -> Result<i32> {
+    tch::set_num_threads(i32::from(args.threads.max(1)));
+    let prior = Prior::read(&args.prior, Device::Cpu)?;
+    let bytes = std::fs::read(&args.prior).map_err(|error| Error::file(&args.prior, error))?;
+    let shape = prior.shape();
+    let [bands, height, width] = shape;
+    let pixels = (bands * height * width) as usize;
+    let area = (height * width) as usize;
+    let mut moments = Moments::new(pixels);
+    let mut totals = Moments::new(bands as usize);
+    for first in (0..args.count).step_by(CHUNK as usize) {
+        let images = draws(&prior, args.seed, args.steps, first, CHUNK.min(args.count - first))?;
+        let flux = to_vec(&prior.card.stretch.inverse(&images)?)?;
+        for draw in flux.chunks(pixels) {
+            moments.push(draw);
+            let sums: Vec<f32> = draw.chunks(area).map(|plane| plane.iter().sum()).collect();
+            totals.push(&sums);
+        }
+    }
+    let tensor = |values: &[f64]| -> Result<Tensor> {
+        let narrow: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+        Ok(Tensor::f_from_slice(&narrow)?.f_view(shape)?)
+    };
+    let (mean, variance) = (tensor(&moments.mean)?, tensor(&moments.variance())?);
+    let written = with_flux_moments(&bytes, &mean, &variance, moments.count)?;
+    let out = args.out.as_ref().unwrap_or(&args.prior);
+    publish_path(out, |path| std::fs::write(path, &written).map_err(|error| Error::file(path, error)))?;
+    let sd: Vec<f64> = totals.variance().iter().map(|variance| variance.sqrt()).collect();
+    if args.json {
+        let found = serde_json::json!({
+            "draws": moments.count,
+            "bands": prior.card.bands,
+            "total_flux_mean": totals.mean,
+            "total_flux_sd": sd,
+            "path": out,
+        });
+        println!("{found}");
+    } else {
+        println!("{}: moments of {} draws", out.display(), moments.count);
+        for (index, band) in prior.card.bands.iter().enumerate() {
+            println!("  total flux in {band}: {:.4} +- {:.4}", totals.mean[index], sd[index]);
+        }
+    }
+    Ok(cli::DONE)
 }

@@ -184,3 +184,89 @@ pub fn with_flux_moments(bytes: &[u8], mean: &Tensor, variance: &Tensor, draws: 
 fn card_text(card: &Card) -> Result<String> {
     serde_json::to_string_pretty(card).map_err(|error| Error::internal(format!("the prior's card: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::Stretch;
+    use crate::prior::card::Normalisation;
+    use crate::random::{Key, Purpose};
+
+    fn card(architecture: Architecture) -> Card {
+        Card {
+            name: "test".into(),
+            architecture,
+            pixel_kpc: 0.8,
+            size: 8,
+            bands: vec!["g".into(), "r".into()],
+            stretch: Stretch::Asinh { scale: 0.01 },
+            normalisation: Normalisation::ReferenceBand { band: 1 },
+            sigma_min: 0.01,
+            sigma_max: 20.0,
+            redshift_range: [0.1, 1.0],
+            resolution_kpc: 1.0,
+            training_data: String::new(),
+            training_digest: String::new(),
+            recipe: String::new(),
+            caution: String::new(),
+        }
+    }
+
+    fn moments() -> Vec<(String, Tensor)> {
+        let normal = |count| Tensor::from_slice(&Key::new(1, "file", 0, Purpose::Evaluation, 0).normal(count));
+        let (q, _) = Tensor::linalg_qr(&normal(128 * 2).view([128, 2]), "reduced");
+        let diagonal = Tensor::full([128], 0.1, (Kind::Float, Device::Cpu));
+        let shape = [2, 8, 8];
+        let covariance =
+            Covariance::new(shape, normal(128), q.tr().contiguous(), Tensor::from_slice(&[4.0f32, 1.0]), diagonal)
+                .unwrap();
+        moment_tensors(&covariance, &normal(128).view(shape), &normal(128).square().view(shape), 0).unwrap()
+    }
+
+    #[test]
+    fn analytic_priors_are_written_and_read() {
+        let gaussian = prior_bytes(&card(Architecture::Gaussian), &[], moments()).unwrap();
+        let prior = Prior::from_bytes(&gaussian, Device::Cpu).unwrap();
+        assert_eq!((prior.shape(), prior.flux_draws), ([2, 8, 8], 0));
+        let x = Tensor::ones([1, 2, 8, 8], (Kind::Float, Device::Cpu));
+        let expected = prior.covariance.level(0.5).unwrap().wiener(&x).unwrap();
+        assert_eq!(prior.denoiser.denoise(&x, 0.5).unwrap(), expected);
+
+        let mixture = card(Architecture::Mixture { components: 3, scatter: 0.1 });
+        let images =
+            Tensor::from_slice(&Key::new(1, "m", 0, Purpose::Evaluation, 0).normal(3 * 128)).view([3, 2, 8, 8]);
+        let weights = [("mixture.images".to_owned(), images)];
+        let bytes = prior_bytes(&mixture, &weights, moments()).unwrap();
+        assert_eq!(Prior::from_bytes(&bytes, Device::Cpu).unwrap().denoiser.shape(), [2, 8, 8]);
+        let wrong = card(Architecture::Mixture { components: 4, scatter: 0.1 });
+        let message = Prior::from_bytes(&prior_bytes(&wrong, &weights, moments()).unwrap(), Device::Cpu).err().unwrap();
+        let message = message.to_string();
+        assert!(message.contains("mixture.images") && message.contains("[3, 2, 8, 8]"), "{message}");
+        assert!(message.contains("[4, 2, 8, 8]"), "{message}");
+    }
+
+    #[test]
+    fn new_flux_moments_leave_the_rest_alone() {
+        let bytes = prior_bytes(&card(Architecture::Gaussian), &[], moments()).unwrap();
+        let ones = Tensor::ones([2, 8, 8], (Kind::Float, Device::Cpu));
+        let changed = with_flux_moments(&bytes, &ones, &(&ones * 2.0), 77).unwrap();
+        let (old, new) =
+            (Prior::from_bytes(&bytes, Device::Cpu).unwrap(), Prior::from_bytes(&changed, Device::Cpu).unwrap());
+        assert_eq!((new.flux_mean, new.flux_draws), (ones, 77));
+        assert_eq!((new.covariance.components, new.card), (old.covariance.components, old.card));
+        assert_ne!(new.digest, old.digest);
+    }
+
+    #[test]
+    fn broken_files_are_usage_errors_that_name_the_trouble() {
+        let message = |bytes: &[u8]| Prior::from_bytes(bytes, Device::Cpu).err().unwrap().to_string();
+        assert!(message(b"no such thing").contains("safetensors"));
+        let mut without = moments();
+        without.retain(|(name, _)| name != "moments.diagonal");
+        let bytes = prior_bytes(&card(Architecture::Gaussian), &[], without).unwrap();
+        assert!(message(&bytes).contains("moments.diagonal"));
+        let lean = crate::prior::card::LeanConfig { channels: vec![16], unshuffle: 2, blocks: 1, heads: 0 };
+        let bytes = prior_bytes(&card(Architecture::Lean(lean)), &[], moments()).unwrap();
+        assert!(message(&bytes).contains("network.embed.0.weight"));
+    }
+}

@@ -2,18 +2,17 @@
 //! conditioning on the noise level (as in Dhariwal & Nichol 2021, arXiv:2105.05233, and Karras et al. 2022,
 //! arXiv:2206.00364, but thirty times smaller). It is the F of the Gaussian-skip preconditioning in `prior/skip.rs`.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::prior::card::LeanConfig;
 use crate::{Error, Result};
 
+mod layers;
+
+use layers::{Attention, Block, Convolution, EMBEDDING, GROUP, Linear, Norm};
+
 /// Frequencies of the noise-level embedding.
 const FREQUENCIES: i64 = 16;
-/// Width of the noise-level embedding.
-const EMBEDDING: i64 = 128;
-/// Channels in one normalisation group.
-const GROUP: i64 = 8;
-const EPSILON: f64 = 1e-5;
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,158 +25,6 @@ pub enum Init {
 
 /// Gives the tensor of a parameter: fresh numbers, those of a file, or a view into a trainer's memory.
 pub type Source<'a> = dyn FnMut(&str, &[i64], Init) -> Result<Tensor> + 'a;
-
-#[derive(Debug)]
-struct Convolution {
-    weight: Tensor,
-    bias: Tensor,
-    stride: i64,
-}
-
-impl Convolution {
-    fn new(source: &mut Source, name: &str, from: i64, to: i64, size: i64, stride: i64, zero: bool) -> Result<Self> {
-        let init = if zero { Init::Zero } else { Init::Normal((1.0 / (from * size * size) as f64).sqrt()) };
-        Ok(Convolution {
-            weight: source(&format!("{name}.weight"), &[to, from, size, size], init)?,
-            bias: source(&format!("{name}.bias"), &[to], Init::Zero)?,
-            stride,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let pad = self.weight.size()[2] / 2;
-        let stride = [self.stride, self.stride];
-        Ok(x.f_conv2d(&self.weight, Some(&self.bias), stride, [pad, pad], [1, 1], 1)?)
-    }
-
-    /// Operations on an output of `side` x `side` pixels.
-    fn flops(&self, side: i64) -> f64 {
-        2.0 * self.weight.numel() as f64 * (side * side) as f64
-    }
-}
-
-#[derive(Debug)]
-struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn new(source: &mut Source, name: &str, from: i64, to: i64, init: Init) -> Result<Self> {
-        Ok(Linear {
-            weight: source(&format!("{name}.weight"), &[to, from], init)?,
-            bias: source(&format!("{name}.bias"), &[to], Init::Zero)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
-    }
-}
-
-/// GroupNorm with a weight and a bias for every sample and channel. Samples are folded into the channels, so that the
-/// library's one fused normalisation does the conditioning too: two passes over memory fewer, each way.
-fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let (batch, channels, height, width) = x.size4()?;
-    let folded = x.f_reshape([1, batch * channels, height, width])?;
-    let groups = batch * (channels / GROUP).max(1);
-    let weight = weight.f_expand([batch, channels], true)?.f_reshape([-1])?;
-    let bias = bias.f_expand([batch, channels], true)?.f_reshape([-1])?;
-    Ok(folded
-        .f_group_norm(groups, Some(&weight), Some(&bias), EPSILON, false)?
-        .f_view([batch, channels, height, width])?)
-}
-
-#[derive(Debug)]
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Norm {
-    fn new(source: &mut Source, name: &str, channels: i64) -> Result<Self> {
-        Ok(Norm {
-            weight: source(&format!("{name}.weight"), &[channels], Init::One)?,
-            bias: source(&format!("{name}.bias"), &[channels], Init::Zero)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let groups = (x.size()[1] / GROUP).max(1);
-        Ok(x.f_group_norm(groups, Some(&self.weight), Some(&self.bias), EPSILON, false)?)
-    }
-}
-
-/// Norm, SiLU, convolution, norm with scale and shift from the noise level, SiLU, convolution, plus the input.
-#[derive(Debug)]
-struct Block {
-    norm: Norm,
-    first: Convolution,
-    condition: Linear,
-    second: Convolution,
-    channels: i64,
-}
-
-impl Block {
-    fn new(source: &mut Source, name: &str, channels: i64) -> Result<Self> {
-        Ok(Block {
-            norm: Norm::new(source, &format!("{name}.norm"), channels)?,
-            first: Convolution::new(source, &format!("{name}.first"), channels, channels, 3, 1, false)?,
-            condition: Linear::new(source, &format!("{name}.condition"), EMBEDDING, 2 * channels, Init::Zero)?,
-            second: Convolution::new(source, &format!("{name}.second"), channels, channels, 3, 1, true)?,
-            channels,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-        let h = self.first.forward(&self.norm.forward(x)?.f_silu()?)?;
-        let condition = self.condition.forward(embedding)?;
-        let scale = condition.f_narrow(1, 0, self.channels)?.f_add_scalar(1.0)?;
-        let shift = condition.f_narrow(1, self.channels, self.channels)?;
-        let h = group_norm(&h, &scale, &shift)?.f_silu()?;
-        Ok(self.second.forward(&h)?.f_add(x)?)
-    }
-
-    fn flops(&self, side: i64) -> f64 {
-        self.first.flops(side) + self.second.flops(side)
-    }
-}
-
-/// Self-attention over the pixels of the coarsest level.
-#[derive(Debug)]
-struct Attention {
-    norm: Norm,
-    qkv: Convolution,
-    out: Convolution,
-    heads: i64,
-}
-
-impl Attention {
-    fn new(source: &mut Source, name: &str, channels: i64, heads: i64) -> Result<Self> {
-        Ok(Attention {
-            norm: Norm::new(source, &format!("{name}.norm"), channels)?,
-            qkv: Convolution::new(source, &format!("{name}.qkv"), channels, 3 * channels, 1, 1, false)?,
-            out: Convolution::new(source, &format!("{name}.out"), channels, channels, 1, 1, true)?,
-            heads,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, channels, height, width) = x.size4()?;
-        let head = channels / self.heads;
-        let qkv = self.qkv.forward(&self.norm.forward(x)?)?;
-        let parts = qkv.f_reshape([batch, 3, self.heads, head, height * width])?.f_unbind(1)?;
-        let scores = parts[0].f_mul_scalar((head as f64).powf(-0.5))?.f_transpose(-2, -1)?.f_matmul(&parts[1])?;
-        let weights = scores.f_softmax(-1, Kind::Float)?;
-        let mixed = parts[2].f_matmul(&weights.f_transpose(-2, -1)?)?;
-        Ok(self.out.forward(&mixed.f_reshape([batch, channels, height, width])?)?.f_add(x)?)
-    }
-
-    fn flops(&self, side: i64) -> f64 {
-        let pixels = (side * side) as f64;
-        self.qkv.flops(side) + self.out.flops(side) + 4.0 * pixels * pixels * self.out.bias.numel() as f64
-    }
-}
 
 /// One level of the U-Net.
 #[derive(Debug)]
@@ -347,54 +194,100 @@ fn check(config: &LeanConfig, size: i64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::layers::{EPSILON, group_norm};
     use super::*;
     use crate::random::{Key, Purpose};
-    use tch::Device;
+    use tch::{Device, Kind};
 
-    fn random_source(parameters: &mut Vec<Tensor>, grad: bool) -> impl FnMut(&str, &[i64], Init) -> Result<Tensor> {
-        move |name: &str, shape: &[i64], init: Init| {
+    /// f32 rounding through a dozen convolutions.
+    const F32_TOLERANCE: f64 = 2e-5;
+
+    fn config() -> LeanConfig {
+        LeanConfig { channels: vec![16, 32], unshuffle: 2, blocks: 1, heads: 2 }
+    }
+
+    /// Random values everywhere, also where a fresh network has zeros.
+    fn network(config: &LeanConfig, inputs: i64, size: i64) -> LeanNetwork {
+        let mut source = |name: &str, shape: &[i64], init: Init| {
             let count = shape.iter().product::<i64>() as usize;
             let values = Tensor::from_slice(&Key::new(1, name, 0, Purpose::Weights, 0).normal(count)).view(shape);
-            let tensor = match init {
+            Ok(match init {
                 Init::Normal(sd) => values * sd,
-                Init::Zero => values * 0.0,
-                Init::One => values * 0.0 + 1.0,
-            };
-            let tensor = tensor.set_requires_grad(grad);
-            parameters.push(tensor.shallow_clone());
-            Ok(tensor)
-        }
+                Init::Zero => values * 0.05,
+                Init::One => values * 0.1 + 1.0,
+            })
+        };
+        LeanNetwork::new(config, inputs, 3, size, &mut source).unwrap()
+    }
+
+    fn images(count: i64, channels: i64, size: i64) -> Tensor {
+        let length = (count * channels * size * size) as usize;
+        let values = Key::new(2, "images", 0, Purpose::Evaluation, 0).normal(length);
+        Tensor::from_slice(&values).view([count, channels, size, size])
     }
 
     #[test]
-    #[ignore = "a benchmark"]
-    fn bench_lean() {
-        tch::set_num_threads(2);
-        for channels in [vec![32, 64, 128], vec![24, 48, 96]] {
-            let config = LeanConfig { channels, unshuffle: 2, blocks: 1, heads: 4 };
-            let mut parameters = Vec::new();
-            let network = LeanNetwork::new(&config, 7, 3, 64, &mut random_source(&mut parameters, true)).unwrap();
-            let count: usize = parameters.iter().map(|p| p.numel()).sum();
-            eprintln!("{:?} GFLOP {:.3} parameters {}", config, network.flops() / 1e9, count);
-            let nhwc = std::env::var("NHWC").is_ok();
-            let x = Tensor::randn([32, 7, 64, 64], (Kind::Float, Device::Cpu));
-            let x = if nhwc { x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { x };
-            let s = Tensor::zeros([32], (Kind::Float, Device::Cpu));
-            for phase in ["forward", "both"] {
-                let mut best = f64::MAX;
-                for _ in 0..6 {
-                    let start = std::time::Instant::now();
-                    if phase == "forward" {
-                        let _guard = tch::no_grad_guard();
-                        let _ = network.forward(&x, &s).unwrap();
-                    } else {
-                        let loss = network.forward(&x, &s).unwrap().square().mean(Kind::Float);
-                        let _ = Tensor::run_backward(&[&loss], &parameters.iter().collect::<Vec<_>>(), false, false);
-                    }
-                    best = best.min(start.elapsed().as_secs_f64());
-                }
-                eprintln!("{phase}: {best:.4} s");
-            }
+    fn a_sample_does_not_depend_on_its_batch_but_on_its_noise_level() {
+        let network = network(&config(), 7, 16);
+        let x = images(3, 7, 16);
+        let levels = Tensor::from_slice(&[0.0f32, -1.0, 2.0]);
+        let together = network.forward(&x, &levels).unwrap();
+        assert_eq!(together.size(), [3, 3, 16, 16]);
+        let scale = together.abs().max().double_value(&[]);
+        for index in 0..3 {
+            let alone = network.forward(&x.narrow(0, index, 1), &levels.narrow(0, index, 1)).unwrap();
+            let error = (alone - together.narrow(0, index, 1)).abs().max().double_value(&[]);
+            assert!(error < F32_TOLERANCE * scale, "{error}");
         }
+        let other = network.forward(&x, &(&levels + 1.0)).unwrap();
+        assert!((other - together).abs().max().double_value(&[]) > 0.01 * scale);
+    }
+
+    #[test]
+    fn folded_normalisation_is_group_norm_with_scale_and_shift() {
+        let x = images(2, 16, 8);
+        let weight = images(1, 2, 4).view([2, 16]);
+        let bias = images(1, 8, 2).view([2, 16]);
+        let found = group_norm(&x, &weight, &bias).unwrap();
+        let grouped = x.view([2, 2, 8 * 64]).to_kind(Kind::Double);
+        let mean = grouped.mean_dim([2i64].as_slice(), true, Kind::Double);
+        let centred = grouped - mean;
+        let variance = centred.square().mean_dim([2i64].as_slice(), true, Kind::Double);
+        let normal = (centred / (variance + EPSILON).sqrt()).view([2, 16, 8, 8]);
+        let expected = normal * weight.view([2, 16, 1, 1]) + bias.view([2, 16, 1, 1]);
+        assert!((found - expected).abs().max().double_value(&[]) < F32_TOLERANCE);
+    }
+
+    #[test]
+    fn flops_are_those_of_its_convolutions_and_attention() {
+        let network = network(&config(), 7, 16);
+        let block = |channels: f64, side: f64| 2.0 * 2.0 * 9.0 * channels * channels * side * side;
+        let stem = 2.0 * 9.0 * 28.0 * 16.0 * 64.0;
+        let head = 2.0 * 9.0 * 16.0 * 12.0 * 64.0;
+        let down = 2.0 * 9.0 * 16.0 * 32.0 * 16.0;
+        let up = 2.0 * 32.0 * 16.0 * 16.0 + 2.0 * 32.0 * 16.0 * 64.0;
+        let attention = 2.0 * 32.0 * 128.0 * 16.0 + 4.0 * 16.0 * 16.0 * 32.0;
+        let expected = stem + head + down + up + attention + 2.0 * block(16.0, 8.0) + 2.0 * block(32.0, 4.0);
+        assert_eq!(network.flops(), expected);
+    }
+
+    /// The shipped configuration stays below what the design allows.
+    #[test]
+    fn the_default_configuration_costs_less_than_0_3_gflop() {
+        let config = LeanConfig { channels: vec![32, 64, 128], unshuffle: 2, blocks: 1, heads: 4 };
+        let mut source = |_: &str, shape: &[i64], _: Init| Ok(Tensor::zeros(shape, (Kind::Float, Device::Cpu)));
+        let network = LeanNetwork::new(&config, 7, 3, 64, &mut source).unwrap();
+        assert!(network.flops() < 0.3e9, "{}", network.flops());
+    }
+
+    #[test]
+    fn impossible_configurations_are_usage_errors() {
+        let mut source = |_: &str, shape: &[i64], _: Init| Ok(Tensor::zeros(shape, (Kind::Float, Device::Cpu)));
+        let mut message = |config: LeanConfig, size: i64| {
+            LeanNetwork::new(&config, 7, 3, size, &mut source).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(message(config(), 18).contains("multiple of 4"));
+        assert!(message(LeanConfig { channels: vec![12], ..config() }, 16).contains("12 channels"));
+        assert!(message(LeanConfig { heads: 3, ..config() }, 16).contains("3 heads"));
     }
 }

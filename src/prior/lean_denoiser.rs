@@ -75,3 +75,64 @@ impl Denoiser for LeanDenoiser {
         self.network.flops()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prior::card::LeanConfig;
+    use crate::random::{BlockNoise, Key, Purpose};
+    use crate::train::parameters::Layout;
+
+    /// f32 rounding, and the two forms of the Woodbury identity.
+    const F32_TOLERANCE: f64 = 1e-4;
+
+    fn covariance() -> Covariance {
+        let pixels = 2 * 16 * 16;
+        let values = Key::new(1, "components", 0, Purpose::Evaluation, 0).normal(pixels * 3);
+        let (q, _) = Tensor::linalg_qr(&Tensor::from_slice(&values).view([pixels as i64, 3]), "reduced");
+        let flat = |value: f64| Tensor::full([pixels as i64], value, (Kind::Float, Device::Cpu));
+        let variances = Tensor::from_slice(&[30.0f32, 5.0, 1.0]);
+        Covariance::new([2, 16, 16], flat(0.1), q.tr().contiguous(), variances, flat(0.02)).unwrap()
+    }
+
+    fn denoiser(noise: f64) -> LeanDenoiser {
+        let config = LeanConfig { channels: vec![16, 16], unshuffle: 2, blocks: 1, heads: 2 };
+        let layout = Layout::new(&config, [2, 16, 16]).unwrap();
+        let flat = layout.initial(3).unwrap();
+        let extra = Key::new(2, "extra", 0, Purpose::Weights, 0).normal(layout.length() as usize);
+        let (network, _) = layout.network(&(flat + Tensor::from_slice(&extra) * noise), false).unwrap();
+        LeanDenoiser::new(network, covariance())
+    }
+
+    #[test]
+    fn an_untrained_network_is_the_wiener_filter() {
+        let denoiser = denoiser(0.0);
+        let x = covariance().draw(0.5, &BlockNoise::new(1, "x", 0, 3), 0).unwrap();
+        for sigma in [0.01, 0.5, 20.0] {
+            let expected = covariance().level(sigma).unwrap().wiener(&x).unwrap();
+            let found = denoiser.denoise(&x, sigma).unwrap();
+            assert!((found - expected).abs().max().double_value(&[]) < F32_TOLERANCE, "at {sigma}");
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_finite_differences() {
+        let denoiser = denoiser(0.05);
+        let x = covariance().draw(0.5, &BlockNoise::new(1, "x", 0, 1), 0).unwrap().set_requires_grad(true);
+        let direction =
+            BlockNoise::new(1, "d", 0, 1).normal(Purpose::Evaluation, 0, &[2, 16, 16], Device::Cpu).unwrap();
+        let loss = denoiser.denoise_with_grad(&x, 0.5).unwrap().square().sum(Kind::Float);
+        let gradient = Tensor::run_backward(&[&loss], &[&x], false, false);
+        let found = (&gradient[0] * &direction).sum(Kind::Double).double_value(&[]);
+        let x = x.detach();
+        let h = 1e-3;
+        let value = |step: f64| {
+            let moved = &x + &direction * step;
+            denoiser.denoise(&moved, 0.5).unwrap().to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[])
+        };
+        let expected = (value(h) - value(-h)) / (2.0 * h);
+        // Central differences of f32 forwards.
+        assert!((found / expected - 1.0).abs() < 0.01, "{found} {expected}");
+        assert!(!denoiser.denoise(&x.set_requires_grad(true), 0.5).unwrap().requires_grad());
+    }
+}

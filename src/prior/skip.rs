@@ -166,7 +166,7 @@ mod tests {
 
     fn covariance() -> Covariance {
         let normal = |step, count| Key::new(5, "skip", 0, Purpose::Evaluation, step).normal(count);
-        let (q, _) = Tensor::from_slice(&normal(0, 128 * 4)).view([128, 4]).qr(true);
+        let (q, _) = Tensor::linalg_qr(&Tensor::from_slice(&normal(0, 128 * 4)).view([128, 4]), "reduced");
         let variances = Tensor::from_slice(&[50.0f32, 9.0, 2.0, 0.5]);
         let diagonal = Tensor::from_slice(&normal(2, 128)).square() * 0.1 + 1e-3;
         let mean = Tensor::from_slice(&normal(1, 128));

@@ -166,15 +166,16 @@ impl TrainConfig {
 
     /// Checks what the types cannot say.
     pub fn check(&self) -> Result<()> {
+        let positive = |value: f64| value > 0.0 && value.is_finite();
         let wrong = |key: &str, what: &str| Err(Error::usage(format!("{key}: {what}")));
         self.reference_band()?;
         if self.optimizer.batch == 0 || self.optimizer.steps == 0 {
             return wrong("optimizer", "`batch` and `steps` must be positive");
         }
-        if !(self.levels.sigma_min > 0.0) || self.levels.count < 2 || !(self.levels.t_max_factor > 0.0) {
+        if !positive(self.levels.sigma_min) || self.levels.count < 2 || !positive(self.levels.t_max_factor) {
             return wrong("levels", "`sigma_min` and `t_max_factor` must be positive, `count` at least 2");
         }
-        if self.covariance.images < 2 || self.covariance.rank < 0 || !(self.covariance.floor > 0.0) {
+        if self.covariance.images < 2 || self.covariance.rank < 0 || !positive(self.covariance.floor) {
             return wrong("covariance", "`images` must be at least 2, `rank` at least 0 and `floor` positive");
         }
         if !(0.0..1.0).contains(&self.optimizer.ema) {

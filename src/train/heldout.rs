@@ -1,6 +1,7 @@
 //! Held-out measurements: the loss by noise level against the pure Wiener denoiser, and whether draws repeat training
 //! images.
 
+use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
@@ -19,7 +20,7 @@ pub struct Heldout {
 }
 
 /// Loss at one noise level.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct LevelLoss {
     pub sigma: f64,
     pub network: f64,
@@ -67,14 +68,43 @@ impl Heldout {
     }
 }
 
-/// Distance (root mean square over pixels) from each of `images` `[N, C, n, n]` to its nearest among `references`
-/// `[M, C, n, n]`, both stretched.
-pub fn nearest_distances(images: &Tensor, references: &Tensor) -> Result<Vec<f64>> {
-    let pixels = images.size()[1..].iter().product::<i64>();
-    let (flat, other) = (images.f_reshape([-1, pixels])?, references.f_reshape([-1, pixels])?);
-    let norms = |t: &Tensor| -> Result<Tensor> { Ok(t.f_square()?.f_sum_dim_intlist(1, false, Kind::Float)?) };
-    let products = flat.f_matmul(&other.f_tr()?)?.f_mul_scalar(-2.0)?;
-    let squares = products.f_add(&norms(&flat)?.f_unsqueeze(1)?)?.f_add(&norms(&other)?)?;
-    let nearest = squares.f_amin([1i64].as_slice(), false)?.f_clamp_min(0.0)?.f_div_scalar(pixels as f64)?.f_sqrt()?;
-    Ok(Vec::<f64>::try_from(nearest.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?)
+/// Training images compared at a time.
+const CHUNK: u64 = 512;
+
+/// Distance (root mean square over pixels, stretched units) from each of `images` `[N, C, n, n]` (stretched) to the
+/// nearest of the first `count` training images in any of their eight orientations; sorted.
+pub fn nearest_training_distances(
+    images: &Tensor,
+    source: &dyn ImageSource,
+    trainer: &Trainer,
+    count: u64,
+) -> Result<Vec<f64>> {
+    let _guard = tch::no_grad_guard();
+    let [channels, height, width] = source.shape();
+    let pixels = channels * height * width;
+    let mut turned = Vec::with_capacity(8);
+    for quarter in 0..4 {
+        let image = images.f_rot90(quarter, [2, 3])?;
+        turned.push(image.f_flip([3])?);
+        turned.push(image);
+    }
+    let turned = Tensor::f_cat(&turned, 0)?.f_reshape([-1, pixels])?;
+    let norms = turned.f_square()?.f_sum_dim_intlist(1, false, Kind::Float)?;
+    let mut nearest = norms.f_full_like(f64::INFINITY)?;
+    for first in (0..count).step_by(CHUNK as usize) {
+        let mut values = Vec::new();
+        for draw in first..(first + CHUNK).min(count) {
+            values.extend(source.training_image(draw)?);
+        }
+        let flux = Tensor::f_from_slice(&values)?.f_view([-1, pixels])?;
+        let training = trainer.setup.stretch.forward(&flux)?;
+        let own = training.f_square()?.f_sum_dim_intlist(1, false, Kind::Float)?;
+        let squares = own.f_sub(&turned.f_matmul(&training.f_tr()?)?.f_mul_scalar(2.0)?)?;
+        nearest = nearest.f_minimum(&squares.f_amin([1i64].as_slice(), false)?)?;
+    }
+    let squares = nearest.f_add(&norms)?.f_view([8, -1])?.f_amin([0i64].as_slice(), false)?;
+    let distances = squares.f_clamp_min(0.0)?.f_div_scalar(pixels as f64)?.f_sqrt()?;
+    let mut distances = Vec::<f64>::try_from(distances.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?;
+    distances.sort_by(f64::total_cmp);
+    Ok(distances)
 }

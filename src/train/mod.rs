@@ -17,6 +17,8 @@ pub mod session;
 pub mod setup;
 pub mod source;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 pub mod trainer;
 
 pub use dataset::{Dataset, DatasetConfig};

@@ -33,5 +33,5 @@ pub fn write_grid(path: &Path, images: &Tensor, columns: usize) -> Result<()> {
             }
         }
     }
-    sheet.save(path).map_err(|error| Error::file(path, error))
+    sheet.save_with_format(path, image::ImageFormat::Png).map_err(|error| Error::file(path, error))
 }

@@ -17,13 +17,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use serde::Serialize;
+use tch::Tensor;
+
 use crate::io::publish::publish_bytes as publish;
 use crate::prior::ancestral;
 use crate::random::BlockNoise;
 use crate::train::batches::BatchMaker;
 use crate::train::checkpoint::{checkpoint_bytes, resume, shipped_bytes};
 use crate::train::config::TrainConfig;
-use crate::train::heldout::Heldout;
+use crate::train::heldout::{Heldout, LevelLoss, nearest_training_distances};
 use crate::train::picture::write_grid;
 use crate::train::setup::Setup;
 use crate::train::source::ImageSource;
@@ -90,7 +93,7 @@ pub fn run(config: &TrainConfig, source: Arc<dyn ImageSource>, options: &Options
     let save = |trainer: &Trainer| -> Result<()> {
         publish(&checkpoint, &checkpoint_bytes(trainer, &digest)?)?;
         publish(&folder.join("prior.safetensors"), &shipped_bytes(trainer, source.as_ref())?)?;
-        draw_sheet(trainer, &folder.join("draws.png"))
+        write_grid(&folder.join("draws.png"), &draws(trainer, DRAWS)?, 6)
     };
 
     let last = options.stop_at.map_or(config.optimizer.steps, |stop| stop.min(config.optimizer.steps));
@@ -130,13 +133,40 @@ pub fn run(config: &TrainConfig, source: Arc<dyn ImageSource>, options: &Options
     Ok(if trainer.step < config.optimizer.steps { Outcome::Stopped } else { Outcome::Finished })
 }
 
+/// Measures a run's averaged network, without training: the held-out losses, and the distances of draws and of held-out
+/// images to the nearest of `references` training images.
+pub fn check(config: &TrainConfig, source: &dyn ImageSource, folder: &Path, references: u64) -> Result<Check> {
+    let trainer = resume(&folder.join("checkpoint.safetensors"), config, &source.digest(), source.shape())?;
+    let heldout = Heldout::new(source, &trainer, config.run.heldout)?;
+    let draws = draws(&trainer, heldout.images.size()[0] as u32)?;
+    Ok(Check {
+        step: trainer.step,
+        losses: heldout.losses(&trainer)?,
+        nearest_to_draws: nearest_training_distances(&draws, source, &trainer, references)?,
+        nearest_to_heldout: nearest_training_distances(&heldout.images, source, &trainer, references)?,
+    })
+}
+
+/// What `check` finds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    pub step: u64,
+    pub losses: Vec<LevelLoss>,
+    /// Distances (root mean square over pixels, stretched units), sorted.
+    pub nearest_to_draws: Vec<f64>,
+    pub nearest_to_heldout: Vec<f64>,
+}
+
 /// Draws of the prior by the averaged weights, always from the same noise.
-fn draw_sheet(trainer: &Trainer, path: &Path) -> Result<()> {
-    let noise = BlockNoise::new(trainer.config.run.seed, "draws", 0, DRAWS);
+fn draws(trainer: &Trainer, count: u32) -> Result<Tensor> {
     let denoiser = trainer.denoiser()?;
     let range = [trainer.setup.sigma_max, trainer.config.levels.sigma_min];
-    let draws = ancestral::draw(&denoiser, &trainer.setup.covariance, range, DRAW_STEPS, &noise)?;
-    write_grid(path, &draws, 6)
+    let mut parts = Vec::new();
+    for first in (0..count).step_by(DRAWS as usize) {
+        let noise = BlockNoise::new(trainer.config.run.seed, "draws", first, DRAWS.min(count - first));
+        parts.push(ancestral::draw(&denoiser, &trainer.setup.covariance, range, DRAW_STEPS, &noise)?);
+    }
+    Ok(Tensor::f_cat(&parts, 0)?)
 }
 
 /// Means over the steps of a row.

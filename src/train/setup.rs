@@ -53,7 +53,7 @@ impl Setup {
         }
         let covariance = Covariance::fit(&Tensor::f_cat(&images, 0)?, config.covariance.rank, config.covariance.floor)?;
         let sigma_max = config.levels.t_max_factor * covariance.largest_sd();
-        if !(sigma_max > config.levels.sigma_min) {
+        if !sigma_max.is_finite() || sigma_max <= config.levels.sigma_min {
             return Err(Error::internal(format!("the training images hardly vary: largest noise level {sigma_max}")));
         }
         let mean = sum.f_div_scalar(count as f64)?;
