@@ -1,10 +1,16 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/common.rs"]
+mod common;
+#[path = "suite/crash.rs"]
+mod crash;
 #[path = "suite/doctor.rs"]
 mod doctor;
 #[path = "suite/layout.rs"]
 mod layout;
-#[path = "suite/slurm.rs"]
-mod slurm;
+#[path = "suite/mpi.rs"]
+mod mpi;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/slurm.rs"]
+mod slurm;

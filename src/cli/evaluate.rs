@@ -177,13 +177,7 @@ fn ancestral_draws(args: &ConsistencyArgs, prior: &Prior, name: &str, count: u32
     let mut parts = Vec::new();
     for first in (0..count).step_by(args.block as usize) {
         let noise = BlockNoise::new(args.seed, name, first, args.block.min(count - first));
-        parts.push(ancestral::draw(
-            prior.denoiser.as_ref(),
-            &prior.covariance,
-            range,
-            args.ancestral_steps,
-            &noise,
-        )?);
+        parts.push(ancestral::draw(prior.denoiser.as_ref(), &prior.covariance, range, args.ancestral_steps, &noise)?);
     }
     Ok(Tensor::f_cat(&parts, 0)?.f_to_device(device)?)
 }

@@ -11,12 +11,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use crate::cluster::{self, Comm, signals};
+use crate::survey;
 use crate::survey::engine::Engine;
 use crate::survey::receipt::{PlainWriter, ShardWriter};
 use crate::survey::run::Options;
 use crate::survey::toy::Toy;
 use crate::survey::worker::RankContext;
-use crate::survey;
 use crate::{Error, Result};
 
 /// Arguments of `unseeing run`.

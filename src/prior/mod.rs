@@ -25,8 +25,8 @@ pub mod store;
 
 pub use card::Card;
 pub use covariance::{Covariance, Level};
-pub use weights::{Weights, write_safetensors};
 pub use file::Prior;
+pub use weights::{Weights, write_safetensors};
 
 /// A prior, seen through its denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] (variance-exploding convention, as in
 /// Karras et al. 2022, arXiv:2206.00364).

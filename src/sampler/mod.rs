@@ -10,8 +10,8 @@ use crate::random::BlockNoise;
 use crate::{Error, Result};
 
 pub mod build;
-pub mod dps;
 pub mod conjugate_gradient;
+pub mod dps;
 pub mod dps_paper;
 mod guidance;
 pub mod perturb_map;

@@ -13,9 +13,9 @@ use super::progress::Progress;
 use super::receipt::{Receipt, ShardContext, ShardWriter};
 use super::shard::{OpenShard, Opened, open_next};
 use super::worker::Worker;
-use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::cluster::Comm;
 use crate::config::Config;
+use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::posterior::tree::TreeNode;
 use crate::{Error, Result};
 

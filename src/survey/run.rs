@@ -18,9 +18,9 @@ use super::progress::Progress;
 use super::receipt::{Receipt, ShardWriter};
 use super::worker::{EngineFactory, RankContext, Worker};
 use crate::catalog::{self, Target};
-use crate::error::exit::{DONE, SOME_FAILED};
 use crate::cluster::Comm;
 use crate::config::Config;
+use crate::error::exit::{DONE, SOME_FAILED};
 use crate::io::{digest, publish};
 use crate::{Error, Result};
 
@@ -152,7 +152,8 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
         pins::pin(planned)?;
     }
     let mut worker = Worker::start(context(comm, config.clone(), threads, prior.clone()), options.factory.clone())?;
-    let survey = Survey { comm, folder: &folder, plan: &plan, config: &config, prior: &prior, writer: options.writer.as_ref() };
+    let survey =
+        Survey { comm, folder: &folder, plan: &plan, config: &config, prior: &prior, writer: options.writer.as_ref() };
     let (objects, failed, _) = published(&folder)?;
     let progress = Progress::new(&plan, config.sampler.steps, objects, failed);
     let mut leader = Leader::new(survey, &mut worker, options.stop.clone(), progress);
