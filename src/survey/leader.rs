@@ -146,6 +146,7 @@ impl<'a> Leader<'a> {
                 break;
             }
         }
+        self.hear(0, ToLeader::Beat { work: self.worker.pulse.work() })?;
         self.publish_done()?;
         for (_, shard) in std::mem::take(&mut self.shards) {
             shard.stop()?;
@@ -278,9 +279,10 @@ impl<'a> Leader<'a> {
 
     /// Gives leases to workers that have room, the emptiest first.
     fn assign(&mut self) -> Result<()> {
+        // Ranks that are still getting ready count too: there must be something left for them.
+        let workers = self.ranks.len();
         loop {
             let ready = self.ranks.iter().enumerate().filter(|(_, rank)| rank.ready && !rank.stopped);
-            let workers = ready.clone().count();
             let Some((rank, load)) =
                 ready.map(|(index, rank)| (index, rank.leases.len())).min_by_key(|&(_, load)| load)
             else {
