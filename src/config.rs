@@ -104,7 +104,8 @@ pub struct DataConfig {
     pub zero_point: Option<f64>,
     /// Pixels at or above this value (in the file's units) are saturated and masked.
     pub saturation: Option<f64>,
-    /// Bits of the mask plane that make a pixel unusable; all bits when not given.
+    /// Bits of the mask plane that make a pixel unusable. When not given: all, but for the detection bits that the
+    /// plane's own header names (`MP_DETECTED` and the like).
     pub mask_bits: Option<u32>,
     /// Milky Way extinction coefficients A_band / E(B-V), one per band, where the catalogue gives E(B-V).
     pub extinction_coefficients: Option<Vec<f64>>,

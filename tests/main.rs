@@ -6,6 +6,10 @@ mod common;
 mod crash;
 #[path = "suite/doctor.rs"]
 mod doctor;
+#[path = "suite/import.rs"]
+mod import;
+#[path = "suite/inputs.rs"]
+mod inputs;
 #[path = "suite/layout.rs"]
 mod layout;
 #[path = "suite/mpi.rs"]

@@ -11,10 +11,14 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use crate::cluster::{self, Comm, signals};
+use crate::device::Compute;
+use crate::prior::Prior;
 use crate::survey;
 use crate::survey::engine::Engine;
+use crate::survey::product_writer::ProductWriter;
 use crate::survey::receipt::{PlainWriter, ShardWriter};
 use crate::survey::run::Options;
+use crate::survey::science::GalaxyEngine;
 use crate::survey::toy::Toy;
 use crate::survey::worker::RankContext;
 use crate::{Error, Result};
@@ -52,7 +56,7 @@ pub fn run(args: Args) -> Result<i32> {
             EngineKind::Toy => Arc::new(Toy::build),
         },
         writer: match args.engine {
-            EngineKind::Posterior => product_writer(),
+            EngineKind::Posterior => Arc::new(ProductWriter),
             EngineKind::Toy => Arc::new(PlainWriter),
         },
         stop,
@@ -63,22 +67,18 @@ pub fn run(args: Args) -> Result<i32> {
     outcome
 }
 
-/// The engine that samples posteriors.
-fn posterior_engine(_context: &RankContext) -> Result<Box<dyn Engine>> {
-    // PLUG IN: the real engine.
-    Err(Error::usage("this build has no posterior engine"))
-}
-
-/// The writer of product files.
-fn product_writer() -> Arc<dyn ShardWriter> {
-    // PLUG IN: the HDF5 writer.
-    Arc::new(PlainWriter)
+/// The engine that samples posteriors, on this rank's own device.
+fn posterior_engine(context: &RankContext) -> Result<Box<dyn Engine>> {
+    let (rank, ranks) = (context.local_rank as u32, context.local_size as u32);
+    let device = Compute::open(context.config.run.device, rank, ranks, context.threads)?.device;
+    let prior = Prior::from_bytes(&context.prior, device)?;
+    Ok(Box::new(GalaxyEngine::new(context.config.clone(), prior, device)?))
 }
 
 /// The writer that made `file`, by its ending: so that products can be checked without knowing the engine.
 pub fn writer_of(file: &Path) -> Arc<dyn ShardWriter> {
     let plain = PlainWriter.extension();
-    if file.extension().is_some_and(|ending| ending == plain) { Arc::new(PlainWriter) } else { product_writer() }
+    if file.extension().is_some_and(|ending| ending == plain) { Arc::new(PlainWriter) } else { Arc::new(ProductWriter) }
 }
 
 /// Messages go to the terminal: all of the leader's (as RUST_LOG says, if it is set), warnings of the other ranks. A log

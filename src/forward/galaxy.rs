@@ -61,6 +61,7 @@ pub struct GalaxyLikelihood {
     operator: SamplingOperator,
     noise: NoiseModel,
     stretch: Stretch,
+    psf_fwhm: Vec<f64>,
 }
 
 impl GalaxyLikelihood {
@@ -109,7 +110,19 @@ impl GalaxyLikelihood {
         };
         check_nuisance(&nuisance, bands)?;
         let operator = SamplingOperator::new(&input.field, &input.psfs, kind, device)?;
-        Ok(GalaxyLikelihood { data, mask, nuisance, operator, noise, stretch: input.stretch })
+        let psf_fwhm = input.psfs.iter().map(Psf::fwhm).collect();
+        Ok(GalaxyLikelihood { data, mask, nuisance, operator, noise, stretch: input.stretch, psf_fwhm })
+    }
+
+    /// Full widths at half maximum of the PSFs, arcsec, one per band.
+    pub fn psf_fwhm(&self) -> &[f64] {
+        &self.psf_fwhm
+    }
+
+    /// The noise variance of each pixel when the galaxy's light on the detector is `light`, `[B, C, my, mx]`; one where
+    /// masked.
+    pub fn variance_of(&self, light: &Tensor) -> Result<Tensor> {
+        Ok(self.noise.at(light)?.variance().shallow_clone())
     }
 
     /// The forward operator (flux per prior pixel to flux per detector pixel).

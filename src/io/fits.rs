@@ -12,3 +12,6 @@ pub use image::{Fits, Hdu, Header, Plane, read_image};
 pub use raw::version;
 pub use table::{Cells, Table};
 pub use write::{Keyword, NewColumn, NewImage, Pixels, Value, write_images, write_table};
+
+#[cfg(test)]
+mod tests;

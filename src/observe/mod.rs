@@ -47,6 +47,10 @@ pub struct Observation {
     pub target: [f64; 2],
     /// Bands in the order of the config (and of the prior's channels).
     pub bands: Vec<Band>,
+    /// Whether pixels of the cut are masked because they belong to neighbours.
+    pub neighbours_masked: bool,
+    /// Whether a pixel of the cut is unusable in itself: saturated, bad in the mask plane, or not a number.
+    pub bad_pixels: bool,
     /// What was done that a user should know of (a sky level removed, ...), in words.
     pub notes: Vec<String>,
 }
@@ -192,6 +196,8 @@ fn read_and_measure(target: &Target, config: &Config, field_arcsec: f64) -> Resu
     let own = cut(&own, frame, cut_rows, cut_columns);
     let others = cut(&others, frame, cut_rows, cut_columns);
     let factors = extinction::factors(target, data);
+    let neighbours_masked = others.contains(&true);
+    let mut bad_pixels = false;
     let mut bands = Vec::new();
     for (index, stage) in stages.into_iter().enumerate() {
         let name = data.bands[index].clone();
@@ -200,6 +206,7 @@ fn read_and_measure(target: &Target, config: &Config, field_arcsec: f64) -> Resu
             variance: stage.rms_map.as_ref().map(|map| cut(map, frame, cut_rows, cut_columns)),
             good: cut(&stage.section.good, frame, cut_rows, cut_columns),
         };
+        bad_pixels |= planes.good.contains(&false);
         check_core(&planes.good, cut_shape, here, pixel_scale).map_err(|why| trouble(format!("band {name}: {why}")))?;
         let gain = config.noise.gain.as_ref().and_then(|gain| gain.get(index)).copied();
         bands.push(planes.finish(name, stage, &others, factors[index], gain));
@@ -215,6 +222,8 @@ fn read_and_measure(target: &Target, config: &Config, field_arcsec: f64) -> Resu
         wcs: cut_wcs,
         target: here,
         bands,
+        neighbours_masked,
+        bad_pixels,
         notes,
     })
 }

@@ -95,6 +95,7 @@ fn autocovariance(frame: &Frame, used: &[bool], level: f64, rms: f64) -> Autocov
     let flags: Vec<f32> = used.iter().map(|&ok| if ok { 1.0 } else { 0.0 }).collect();
     let lag = LAG as isize;
     let width = 2 * LAG + 1;
+    let reach = reach(used.iter().filter(|&&ok| ok).count());
     let mut out = vec![0.0; width * width];
     for dy in 0..=lag {
         for dx in -lag..=lag {
@@ -114,7 +115,7 @@ fn autocovariance(frame: &Frame, used: &[bool], level: f64, rms: f64) -> Autocov
                 sum += f64::from(products.sum::<f32>());
                 pairs += f64::from(flags[here].iter().zip(&flags[there]).map(|(a, b)| a * b).sum::<f32>());
             }
-            let value = if pairs > 0.0 { sum / pairs } else { 0.0 } * taper(((dy * dy + dx * dx) as f64).sqrt());
+            let value = if pairs > 0.0 { sum / pairs } else { 0.0 } * taper(((dy * dy + dx * dx) as f64).sqrt(), reach);
             out[((dy + lag) * width as isize + dx + lag) as usize] = value;
             out[((lag - dy) * width as isize + lag - dx) as usize] = value;
         }
@@ -123,9 +124,15 @@ fn autocovariance(frame: &Frame, used: &[bool], level: f64, rms: f64) -> Autocov
     Autocovariance { lag: LAG, values: out }
 }
 
+/// The largest lag that so many pixels can tell: at each frequency the spectrum's error is about sqrt((2 L + 1)^2 /
+/// pixels), and is kept below a fifth.
+fn reach(pixels: usize) -> f64 {
+    (0.5 * ((pixels as f64 / 30.0).sqrt() - 1.0)).clamp(1.0, LAG as f64)
+}
+
 /// One out to half the largest lag, then a cosine down to zero just beyond it.
-fn taper(distance: f64) -> f64 {
-    let (half, end) = (LAG as f64 / 2.0, LAG as f64 + 1.0);
+fn taper(distance: f64, reach: f64) -> f64 {
+    let (half, end) = (reach / 2.0, reach + 1.0);
     let fraction = ((distance - half) / (end - half)).clamp(0.0, 1.0);
     0.5 + 0.5 * (std::f64::consts::PI * fraction).cos()
 }

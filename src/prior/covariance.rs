@@ -121,6 +121,12 @@ impl Covariance {
         )
     }
 
+    /// Diagonal of C0, `[C, n, n]`.
+    pub fn variance(&self) -> Result<Tensor> {
+        let explained = self.scaled.f_square()?.f_sum_dim_intlist(0, false, Kind::Float)?;
+        Ok(self.diagonal.f_add(&explained)?.f_view(self.shape)?)
+    }
+
     /// Square root of the largest eigenvalue of U^T diag(lambda) U: the scale of the prior's strongest mode.
     pub fn largest_sd(&self) -> f64 {
         let largest = if self.variances.numel() == 0 { &self.diagonal } else { &self.variances };

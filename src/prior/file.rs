@@ -13,6 +13,7 @@
 
 use std::path::Path;
 
+use safetensors::SafeTensors;
 use tch::{Device, Kind, Tensor};
 
 use crate::prior::analytic::{GaussianDenoiser, MixtureDenoiser};
@@ -40,6 +41,15 @@ pub struct Prior {
     pub denoiser: Box<dyn Denoiser>,
     /// blake3 of the file.
     pub digest: String,
+}
+
+/// The card of a prior's file, without its tensors.
+pub fn card(bytes: &[u8]) -> Result<Card> {
+    let (_, header) = SafeTensors::read_metadata(bytes)
+        .map_err(|error| Error::usage(format!("the prior is not a safetensors file: {error}")))?;
+    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+    let text = text.ok_or_else(|| Error::usage(format!("the prior's metadata has no key `{KEY}`")))?;
+    serde_json::from_str(text).map_err(|error| Error::usage(format!("the prior's card: {error}")))
 }
 
 impl Prior {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
+use crate::io::publish::publish_path;
 use crate::{Error, Result};
 
 /// The tensors of a weights file (f32, on the CPU), in the file's order, and its metadata.
@@ -157,12 +158,10 @@ pub fn write_safetensors(
     metadata: HashMap<String, String>,
     half: bool,
 ) -> Result<()> {
-    publish(path, |file| write_to(file, path, tensors, metadata, half))
-}
-
-/// Puts the file at its final place.
-fn publish(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    write(&mut File::create(path).map_err(|error| Error::file(path, format!("cannot create: {error}")))?)
+    publish_path(path, |temporary| {
+        let mut file = File::create(temporary).map_err(|error| Error::file(path, format!("cannot create: {error}")))?;
+        write_to(&mut file, path, tensors, metadata, half)
+    })
 }
 
 fn write_to(

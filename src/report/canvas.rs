@@ -79,9 +79,10 @@ impl Canvas {
     pub fn text(&mut self, x: i64, y: i64, text: &str, scale: i64, colour: Colour) {
         for (position, character) in text.chars().enumerate() {
             let left = x + position as i64 * i64::from(font::WIDTH + 1) * scale;
+            let top = y + font::descent(character) * scale;
             for (row, bits) in font::glyph(character).into_iter().enumerate() {
                 for column in (0..i64::from(font::WIDTH)).filter(|column| bits >> (4 - column) & 1 == 1) {
-                    self.fill(left + column * scale, y + row as i64 * scale, scale, scale, colour);
+                    self.fill(left + column * scale, top + row as i64 * scale, scale, scale, colour);
                 }
             }
         }

@@ -9,16 +9,17 @@ use crate::prior::Denoiser;
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
-pub mod build;
 pub mod conjugate_gradient;
 pub mod dps;
+pub mod perturb_map;
+
+pub use perturb_map::PerturbMap;
+pub mod build;
 pub mod dps_paper;
 mod guidance;
-pub mod perturb_map;
 
 pub use build::build;
 pub use dps_paper::DpsPaper;
-pub use perturb_map::PerturbMap;
 #[cfg(test)]
 mod toy;
 

@@ -62,6 +62,8 @@ pub fn resume_bytes(bytes: &[u8], config: &TrainConfig, data_digest: &str, shape
     let mut ours = config.clone();
     ours.run = header.config.run.clone();
     ours.run.seed = config.run.seed;
+    // What the images are is said by their digest; where they lie may change.
+    ours.data = header.config.data.clone();
     if ours != header.config {
         return Err(Error::usage("the config has changed since; train into another folder, or put the config back"));
     }

@@ -70,7 +70,14 @@ pub struct LevelsSection {
 
 impl Default for LevelsSection {
     fn default() -> Self {
-        LevelsSection { sigma_min: 0.005, t_max_factor: 3.0, count: 256, ln_mean: -1.0, ln_sd: 1.4, uniform_share: 0.3 }
+        LevelsSection {
+            sigma_min: 0.005,
+            t_max_factor: 4.0,
+            count: 256,
+            ln_mean: -1.0,
+            ln_sd: 1.4,
+            uniform_share: 0.35,
+        }
     }
 }
 
@@ -137,7 +144,7 @@ pub struct RunSection {
 
 impl Default for RunSection {
     fn default() -> Self {
-        RunSection { seed: 1, threads: 2, checkpoint_interval: 300.0, evaluate_every: 1000, heldout: 128 }
+        RunSection { seed: 1, threads: 2, checkpoint_interval: 300.0, evaluate_every: 1000, heldout: 192 }
     }
 }
 

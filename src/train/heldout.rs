@@ -34,12 +34,14 @@ impl LevelLoss {
 }
 
 impl Heldout {
-    /// The first `count` held-out images (or as many as there are).
+    /// `count` held-out images (or as many as there are), spread evenly over all of them.
     pub fn new(source: &dyn ImageSource, trainer: &Trainer, count: usize) -> Result<Self> {
         let [channels, height, width] = source.shape();
         let mut values = Vec::new();
-        for index in 0..count.min(source.heldout_len()) {
-            values.extend(source.heldout_image(index)?);
+        let all = source.heldout_len();
+        let count = count.min(all);
+        for index in 0..count {
+            values.extend(source.heldout_image(index * all / count)?);
         }
         let flux = Tensor::f_from_slice(&values)?.f_view([-1, channels, height, width])?;
         let white = Key::new(trainer.config.run.seed, "held out", 0, Purpose::Evaluation, 0).normal(values.len());

@@ -7,6 +7,7 @@
 //! log.csv                  step, learning rate, gradient norm, loss, loss by noise level
 //! heldout.csv              step, then network / Wiener loss by noise level
 //! draws.png                draws of the prior at the last checkpoint
+//! heldout.png              held-out images, for comparison
 //! ```
 
 use std::fs;
@@ -79,6 +80,10 @@ pub fn run(config: &TrainConfig, source: Arc<dyn ImageSource>, options: &Options
         began.elapsed().as_secs_f64()
     );
     let heldout = Heldout::new(source.as_ref(), &trainer, config.run.heldout)?;
+    let shown = i64::from(DRAWS).min(heldout.images.size()[0]);
+    let stride = heldout.images.size()[0] / shown.max(1);
+    let some = heldout.images.f_slice(0, 0, stride * shown, stride.max(1))?;
+    write_grid(&folder.join("heldout.png"), &some, 6)?;
     let mut log = Log::open(&folder.join("log.csv"), trainer.step)?;
     let mut heldout_log = Log::open(&folder.join("heldout.csv"), trainer.step)?;
     let save = |trainer: &Trainer| -> Result<()> {

@@ -51,7 +51,7 @@ pub enum Pixels<'a> {
 pub struct NewImage<'a> {
     /// EXTNAME; none when empty.
     pub name: &'a str,
-    /// Axes, the slowest first (rows, columns).
+    /// Axes, the slowest first (rows, columns); none for an HDU without data.
     pub shape: &'a [usize],
     pub pixels: Pixels<'a>,
     pub wcs: Option<TanWcs>,
@@ -103,7 +103,7 @@ fn write_and_rename(
 }
 
 fn write_image(file: &mut File, image: &NewImage) -> Result<()> {
-    let count: usize = image.shape.iter().product();
+    let count: usize = if image.shape.is_empty() { 0 } else { image.shape.iter().product() };
     let (given, bitpix) = match image.pixels {
         Pixels::Floats(values) => (values.len(), -32),
         Pixels::Integers(values) => (values.len(), 32),

@@ -10,6 +10,7 @@ use super::procedural::{Colour, Grid, normalise};
 use super::stream::Stream;
 use crate::io::npz::Npz;
 use crate::random::Purpose;
+use crate::sky::cosmology::theta_arcsec;
 use crate::{Error, Result};
 
 mod clean;
@@ -202,40 +203,60 @@ pub fn read(source: &RealSource, grid: &Grid, seed: u64, name: &str) -> Result<V
         return Err(fail(format!("has {count} images but other numbers of redshifts or selection values")));
     }
     let plane = height * width;
-    let mut galaxies = Vec::new();
-    for index in (0..count).filter(|&index| chosen[index] && !source.exclude.contains(&index)) {
-        let z = redshifts[index];
-        if !(z > 0.0 && z < 6.0) {
-            continue;
-        }
-        let kpc_per_arcsec = kpc_per_arcsec(z);
-        let native_kpc = source.pixel_scale * kpc_per_arcsec;
+    let prepare = |index: usize| {
         let bands: Vec<&[f32]> =
             picked.iter().map(|channel| &values[(index * channels + channel) * plane..][..plane]).collect();
-        let reference = if monochrome { 0 } else { grid.reference };
-        // A view may be rotated by 45 degrees and zoomed out by 0.8, and the light goes on beyond the file's frame.
-        let side = (1.3 * std::f64::consts::SQRT_2 * grid.size as f64 * grid.pixel_kpc / native_kpc).ceil() as usize;
-        let element = grid.resolution_kpc() / native_kpc;
-        let Some(mut cleaned) = clean::clean(&bands, width, reference, source, side, element) else { continue };
-        let r50 = cleaned.r50 * native_kpc;
-        if !(source.r50_kpc[0]..=source.r50_kpc[1]).contains(&r50) {
-            continue;
-        }
-        if let Some(dimming) = &source.dimming {
-            for (plane, magnitudes) in cleaned.planes.iter_mut().zip(dimming) {
-                let factor = 10f64.powf(-0.4 * magnitudes) as f32;
-                plane.iter_mut().for_each(|value| *value *= factor);
-            }
-        }
-        let own = format!("{name}/{index}");
-        let fwhm_kpc = source.psf_fwhm * kpc_per_arcsec;
-        galaxies.push(RealGalaxy { name: own.clone(), group: own, cleaned, native_kpc, fwhm_kpc, monochrome });
-    }
+        prepare(&bands, width, redshifts[index], source, grid, format!("{name}/{index}"))
+    };
+    let wanted: Vec<usize> = (0..count).filter(|&index| chosen[index] && !source.exclude.contains(&index)).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut galaxies: Vec<RealGalaxy> = std::thread::scope(|scope| {
+        let parts = wanted.chunks(wanted.len().div_ceil(threads).max(1));
+        let workers: Vec<_> = parts
+            .map(|part| scope.spawn(|| part.iter().filter_map(|&index| prepare(index)).collect::<Vec<_>>()))
+            .collect();
+        workers.into_iter().map(|worker| worker.join()).collect::<std::thread::Result<Vec<_>>>()
+    })
+    .map_err(|_| Error::internal(format!("{}: a thread that cleans its images panicked", path.display())))?
+    .into_iter()
+    .flatten()
+    .collect();
     if galaxies.is_empty() {
         return Err(fail("no image is usable: check pixel_scale, redshift, r50_kpc and min_signal_to_noise".into()));
     }
     duplicates::group(&mut galaxies);
     Ok(galaxies)
+}
+
+/// Cleans one galaxy and gives it its size. None when it is not usable.
+fn prepare(
+    bands: &[&[f32]],
+    width: usize,
+    redshift: f64,
+    source: &RealSource,
+    grid: &Grid,
+    name: String,
+) -> Option<RealGalaxy> {
+    let arcsec_per_kpc = theta_arcsec(1.0, redshift).ok()?;
+    let native_kpc = source.pixel_scale / arcsec_per_kpc;
+    let monochrome = source.channels.is_none();
+    let reference = if monochrome { 0 } else { grid.reference };
+    // A view may be rotated by 45 degrees and zoomed out by 0.8, and the light goes on beyond the file's frame.
+    let side = (1.3 * std::f64::consts::SQRT_2 * grid.size as f64 * grid.pixel_kpc / native_kpc).ceil() as usize;
+    let element = grid.resolution_kpc() / native_kpc;
+    let mut cleaned = clean::clean(bands, width, reference, source, side, element)?;
+    let r50 = cleaned.r50 * native_kpc;
+    if !(source.r50_kpc[0]..=source.r50_kpc[1]).contains(&r50) {
+        return None;
+    }
+    if let Some(dimming) = &source.dimming {
+        for (plane, magnitudes) in cleaned.planes.iter_mut().zip(dimming) {
+            let factor = 10f64.powf(-0.4 * magnitudes) as f32;
+            plane.iter_mut().for_each(|value| *value *= factor);
+        }
+    }
+    let fwhm_kpc = source.psf_fwhm / arcsec_per_kpc;
+    Some(RealGalaxy { group: name.clone(), name, cleaned, native_kpc, fwhm_kpc, monochrome })
 }
 
 /// Splits by group into (to train on, held out): a group's side is a pure function of the seed and its name.
@@ -245,16 +266,6 @@ pub fn split(galaxies: Vec<RealGalaxy>, config: &DatasetConfig) -> (Vec<RealGala
         stream.chance(config.heldout_fraction)
     };
     galaxies.into_iter().partition(|galaxy| !out(galaxy))
-}
-
-/// kpc per arcsec at redshift z, flat LCDM with the Planck 2015 parameters.
-fn kpc_per_arcsec(z: f64) -> f64 {
-    let inverse = |z: f64| 1.0 / (0.3075 * (1.0f64 + z).powi(3) + 9.2e-5 * (1.0 + z).powi(4) + 0.6924).sqrt();
-    const STEPS: usize = 64;
-    let h = z / STEPS as f64;
-    let weight = |k: usize| if k == 0 || k == STEPS { 1.0 } else { 2.0 + 2.0 * (k % 2) as f64 };
-    let integral: f64 = (0..=STEPS).map(|k| weight(k) * inverse(k as f64 * h)).sum::<f64>() * h / 3.0;
-    299_792.458 / 67.74 * integral / (1.0 + z) * 1e3 / 206_264.806
 }
 
 #[cfg(test)]
