@@ -25,7 +25,7 @@ fn the_hsc_config_gives_three_observations() {
         println!("{} {:?} target {:?}", target.columns["folder"], observation.shape, observation.target);
         observation.notes.iter().for_each(|note| println!("  {note}"));
         // 16 arcsec at 0.168 a pixel, and the target in the middle.
-        assert!((observation.wcs.pixel_scale_arcsec() - 0.168).abs() < 1e-6);
+        assert!((observation.wcs.pixel_scale() - 0.168).abs() < 1e-6);
         assert!(observation.shape.iter().all(|side| (95..=97).contains(side)));
         assert!(observation.target.iter().all(|place| (46.5..=48.5).contains(place)));
         for band in &observation.bands {
