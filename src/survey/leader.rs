@@ -211,10 +211,10 @@ impl<'a> Leader<'a> {
             ToLeader::Saved { object, nodes, state } => {
                 // Of the oldest lease, unless that lease's shard was lost to another job.
                 let front = self.ranks[rank].leases.front().copied();
-                if let Some((shard, held)) = front.and_then(|held| self.find(held)) {
-                    if shard.place(object) == Some(held.place) {
-                        shard.add_saved(held.place, nodes, state)?;
-                    }
+                if let Some((shard, held)) = front.and_then(|held| self.find(held))
+                    && shard.place(object) == Some(held.place)
+                {
+                    shard.add_saved(held.place, nodes, state)?;
                 }
             }
             ToLeader::Done { seconds, outcome, .. } => {
