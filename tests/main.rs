@@ -1,5 +1,9 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/common.rs"]
+mod common;
+#[path = "suite/crash.rs"]
+mod crash;
 #[path = "suite/doctor.rs"]
 mod doctor;
 #[path = "suite/import.rs"]
@@ -10,6 +14,8 @@ mod inputs;
 mod layout;
 #[path = "suite/prior.rs"]
 mod prior;
+#[path = "suite/mpi.rs"]
+mod mpi;
 #[path = "suite/products.rs"]
 mod products;
 #[path = "suite/simulate.rs"]

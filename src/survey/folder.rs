@@ -107,10 +107,10 @@ impl Folder {
             let name = entry.file_name().to_string_lossy().into_owned();
             let mut parts = name.split('.');
             let numbers = (parts.next().map(str::parse), parts.next(), parts.next().map(str::parse), parts.next());
-            if let (Some(Ok(shard)), Some(found_kind), Some(Ok(attempt)), None) = numbers {
-                if found_kind == kind {
-                    found.entry(shard).or_default().push(attempt);
-                }
+            if let (Some(Ok(shard)), Some(found_kind), Some(Ok(attempt)), None) = numbers
+                && found_kind == kind
+            {
+                found.entry(shard).or_default().push(attempt);
             }
         }
         found.values_mut().for_each(|attempts| attempts.sort_unstable());

@@ -1,7 +1,7 @@
 //! The leader: rank 0's main thread. It alone writes. It claims shards, gives leases to all workers (its own among them),
 //! keeps the journals, and publishes what is done.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,7 +11,7 @@ use super::lease::{Outcome, ToLeader, ToWorker, decode, encode};
 use super::plan::Plan;
 use super::progress::Progress;
 use super::receipt::{Receipt, ShardContext, ShardWriter};
-use super::shard::{OpenShard, Opened, open_next};
+use super::shard::OpenShard;
 use super::worker::Worker;
 use crate::cluster::Comm;
 use crate::config::Config;
@@ -19,8 +19,6 @@ use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::posterior::tree::TreeNode;
 use crate::{Error, Result};
 
-/// Leases that a worker holds at most: the one it works on, and the next, so that it never waits.
-const MAX_LEASES: usize = 2;
 /// Faults in a row, possibly the machine's own, after which a rank is not trusted with further objects.
 const MAX_TROUBLES: u32 = 3;
 /// How long the leader waits for its own worker before it looks at the other ranks' messages again.
@@ -43,17 +41,17 @@ pub struct Survey<'a> {
 
 /// A lease that a rank holds.
 #[derive(Clone, Copy)]
-struct Held {
-    shard: u32,
-    attempt: u32,
-    place: usize,
-    node: TreeNode,
+pub(super) struct Held {
+    pub(super) shard: u32,
+    pub(super) attempt: u32,
+    pub(super) place: usize,
+    pub(super) node: TreeNode,
 }
 
-struct Rank {
-    ready: bool,
-    stopped: bool,
-    leases: VecDeque<Held>,
+pub(super) struct Rank {
+    pub(super) ready: bool,
+    pub(super) stopped: bool,
+    pub(super) leases: VecDeque<Held>,
     heard: Instant,
     work: u64,
     troubles: u32,
@@ -62,15 +60,15 @@ struct Rank {
 
 /// The leader's memory.
 pub struct Leader<'a> {
-    survey: Survey<'a>,
+    pub(super) survey: Survey<'a>,
     worker: &'a mut Worker,
     stop: Arc<AtomicBool>,
-    ranks: Vec<Rank>,
-    shards: BTreeMap<u32, Box<OpenShard>>,
+    pub(super) ranks: Vec<Rank>,
+    pub(super) shards: BTreeMap<u32, Box<OpenShard>>,
     /// Shards that other jobs hold, and when they were seen to be touched first.
-    held: BTreeMap<u32, SystemTime>,
+    pub(super) held: BTreeMap<u32, SystemTime>,
     /// Whether the last look found no shard to claim, and when that was.
-    none_left: Option<Instant>,
+    pub(super) none_left: Option<Instant>,
     stopping: bool,
     fatal: Option<(String, i32)>,
     progress: Progress,
@@ -146,6 +144,7 @@ impl<'a> Leader<'a> {
                 break;
             }
         }
+        self.hear(0, ToLeader::Beat { work: self.worker.pulse.work() })?;
         self.publish_done()?;
         for (_, shard) in std::mem::take(&mut self.shards) {
             shard.stop()?;
@@ -176,7 +175,7 @@ impl<'a> Leader<'a> {
         Ok(if failed > 0 { SOME_FAILED } else { DONE })
     }
 
-    fn tell(&self, rank: usize, order: ToWorker) -> Result<()> {
+    pub(super) fn tell(&self, rank: usize, order: ToWorker) -> Result<()> {
         if rank == 0 {
             self.worker.give(order);
             return Ok(());
@@ -212,10 +211,10 @@ impl<'a> Leader<'a> {
             ToLeader::Saved { object, nodes, state } => {
                 // Of the oldest lease, unless that lease's shard was lost to another job.
                 let front = self.ranks[rank].leases.front().copied();
-                if let Some((shard, held)) = front.and_then(|held| self.find(held)) {
-                    if shard.place(object) == Some(held.place) {
-                        shard.add_saved(held.place, nodes, state)?;
-                    }
+                if let Some((shard, held)) = front.and_then(|held| self.find(held))
+                    && shard.place(object) == Some(held.place)
+                {
+                    shard.add_saved(held.place, nodes, state)?;
                 }
             }
             ToLeader::Done { seconds, outcome, .. } => {
@@ -274,140 +273,6 @@ impl<'a> Leader<'a> {
             self.fatal = Some((message, code));
         }
         self.stop.store(true, Ordering::SeqCst);
-    }
-
-    /// Gives leases to workers that have room, the emptiest first.
-    fn assign(&mut self) -> Result<()> {
-        loop {
-            let ready = self.ranks.iter().enumerate().filter(|(_, rank)| rank.ready && !rank.stopped);
-            let workers = ready.clone().count();
-            let Some((rank, load)) =
-                ready.map(|(index, rank)| (index, rank.leases.len())).min_by_key(|&(_, load)| load)
-            else {
-                return Ok(());
-            };
-            if load >= MAX_LEASES {
-                return Ok(());
-            }
-            self.claim_more(workers)?;
-            // A second lease only while there is plenty: near the end it would wait behind the first for nothing.
-            if load > 0 && self.units() <= workers {
-                return Ok(());
-            }
-            let Some((shard, place)) = self.choose(workers) else { return Ok(()) };
-            let Some(open) = self.shards.get_mut(&shard) else { return Ok(()) };
-            let attempt = open.attempt();
-            let Some(lease) = open.lease(place) else { return Ok(()) };
-            if load == 0 {
-                open.begin(place, lease.node)?;
-            }
-            self.ranks[rank].leases.push_back(Held { shard, attempt, place, node: lease.node });
-            self.tell(rank, ToWorker::Lease(Box::new(lease)))?;
-        }
-    }
-
-    /// Objects that wait, those under suspicion left out.
-    fn waiting(&self) -> usize {
-        let objects = self.shards.values().flat_map(|shard| &shard.objects);
-        objects.filter(|object| object.is_waiting() && !object.is_suspect()).count()
-    }
-
-    /// Leases that could be given now.
-    fn units(&self) -> usize {
-        let queued: usize =
-            self.shards.values().flat_map(|shard| &shard.objects).map(|object| object.queue.len()).sum();
-        queued + self.waiting()
-    }
-
-    /// The object whose lease comes next: pieces that wait; then whole objects; then, one at a time, objects during
-    /// which the process has died once, so that a second death blames the right one.
-    fn choose(&mut self, workers: usize) -> Option<(u32, usize)> {
-        let places = |shard: &OpenShard| 0..shard.objects.len();
-        for (&index, shard) in &self.shards {
-            if let Some(place) = places(shard).find(|&place| !shard.objects[place].queue.is_empty()) {
-                return Some((index, place));
-            }
-        }
-        let waiting = self.waiting();
-        let suspect_busy = self.shards.values().flat_map(|shard| &shard.objects);
-        let suspect_busy =
-            suspect_busy.filter(|object| object.is_suspect() && object.begun && object.known.record.is_none()).count()
-                > 0;
-        for (&index, shard) in &mut self.shards {
-            let wanted = |place: &usize| {
-                let object = &shard.objects[*place];
-                object.is_waiting() && (if waiting > 0 { !object.is_suspect() } else { !suspect_busy })
-            };
-            if let Some(place) = (0..shard.objects.len()).find(wanted) {
-                // Whole objects while there are enough for everyone; otherwise pieces, more than there are workers, so
-                // that the last to finish is not waited for long.
-                let enough = workers == 1 || waiting >= workers;
-                let pieces = if enough { 1 } else { (2 * workers).div_ceil(waiting.max(1)) };
-                shard.cut(place, pieces as u32);
-                return Some((index, place));
-            }
-        }
-        None
-    }
-
-    /// Claims shards until every worker can have a whole object, or none is left.
-    fn claim_more(&mut self, workers: usize) -> Result<()> {
-        while self.units() < workers && self.none_left.is_none() {
-            let suspects = self.shards.values().flat_map(|shard| &shard.objects);
-            if suspects.filter(|object| object.is_waiting() && object.is_suspect()).count() > 0 {
-                return Ok(());
-            }
-            self.claim_one()?;
-        }
-        Ok(())
-    }
-
-    fn claim_one(&mut self) -> Result<()> {
-        let open: BTreeSet<u32> = self.shards.keys().copied().collect();
-        let Survey { folder, plan, config, .. } = self.survey;
-        match open_next(folder, plan, config, &open)? {
-            Opened::Shard(shard) => {
-                self.held.remove(&shard.index);
-                self.shards.insert(shard.index, shard);
-            }
-            Opened::NoneLeft { held } => {
-                self.none_left = Some(Instant::now());
-                // A shard whose claim has been touched since it was seen first has a living holder.
-                let before = std::mem::take(&mut self.held);
-                self.held =
-                    held.into_iter().map(|(shard, time)| (shard, *before.get(&shard).unwrap_or(&time))).collect();
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether this job has nothing more to do. Shards of other jobs are waited for until their claims are seen to be
-    /// alive, or are stale and can be taken over: so a job that follows a killed one leaves nothing undone.
-    fn nothing_left(&mut self) -> Result<bool> {
-        if !self.shards.is_empty() || self.ranks.iter().any(|rank| !rank.leases.is_empty()) {
-            return Ok(false);
-        }
-        let Some(looked) = self.none_left else { return Ok(false) };
-        if self.held.is_empty() {
-            return Ok(true);
-        }
-        let alive = |(&shard, &seen): (&u32, &SystemTime)| -> bool {
-            let claims = Folder::attempts(&self.survey.folder.claims(), "claim").unwrap_or_default();
-            let last = claims.get(&shard).and_then(|attempts| attempts.last());
-            let touched = last.and_then(|&attempt| {
-                std::fs::metadata(self.survey.folder.claim(shard, attempt)).and_then(|data| data.modified()).ok()
-            });
-            touched.is_some_and(|touched| touched > seen)
-        };
-        let pause = (self.survey.config.run.claim_timeout / 20.0).clamp(0.1, 30.0);
-        if looked.elapsed().as_secs_f64() < pause {
-            return Ok(false);
-        }
-        if self.held.iter().all(alive) {
-            return Ok(true);
-        }
-        self.none_left = None;
-        Ok(false)
     }
 
     fn publish_done(&mut self) -> Result<()> {

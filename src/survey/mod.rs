@@ -15,6 +15,7 @@ pub mod receipt;
 pub mod record;
 pub mod retry;
 pub mod run;
+mod schedule;
 pub mod science;
 mod shard;
 pub mod status;

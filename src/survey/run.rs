@@ -195,6 +195,9 @@ fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
             }
         }
         if let Some(report) = worker.report(if busy { Duration::ZERO } else { PAUSE }) {
+            if matches!(report, ToLeader::Stopped) {
+                tell(&ToLeader::Beat { work: worker.pulse.work() })?;
+            }
             tell(&report)?;
         }
         if options.stop.load(Ordering::SeqCst) && !asked {

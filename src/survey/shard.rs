@@ -269,11 +269,11 @@ impl OpenShard {
             self.journal.node(object, node, &part)?;
             self.objects[place].known.add_node(node, part);
         }
-        if let Some(saved) = state {
-            if saved.state.step > 0 {
-                self.journal.state(object, &saved)?;
-                self.objects[place].known.add_state(saved);
-            }
+        if let Some(saved) = state
+            && saved.state.step > 0
+        {
+            self.journal.state(object, &saved)?;
+            self.objects[place].known.add_state(saved);
         }
         Ok(())
     }
@@ -319,7 +319,7 @@ impl OpenShard {
 
     /// Publishes the product and then the receipt. `None` if another job did so first, or has taken the shard.
     pub fn publish(
-        mut self: Box<Self>,
+        mut self,
         folder: &Folder,
         context: &ShardContext,
         writer: &dyn ShardWriter,

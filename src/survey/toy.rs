@@ -169,7 +169,7 @@ pub fn config(root: &Path, objects: &[(String, String)], shard_objects: u32) -> 
          [data]\nbands = [\"g\", \"r\"]\nimage = \"{{id}}-{{band}}-{{{COLUMN}}}.fits\"\npsf = \"{{id}}-{{band}}-psf.fits\"\n\
          [prior]\npath = \"prior.safetensors\"\n\
          [sampler]\nsteps = 6\n[posterior]\nsamples = 12\nblock = 2\n\
-         [run]\ndevice = \"cpu\"\nthreads = 1\njournal_interval = 0.05\nhang_timeout = 20\nclaim_timeout = 5\n"
+         [run]\ndevice = \"cpu\"\nthreads = 1\njournal_interval = 0.01\nhang_timeout = 20\nclaim_timeout = 5\n"
     );
     let path = root.join("survey.toml");
     std::fs::write(&path, text).map_err(fault)?;

@@ -161,6 +161,8 @@ impl Desk {
     fn serve_object(&self, open: &dyn OpenObject, first: Box<Lease>, started: Instant) -> Option<Box<Lease>> {
         let (mut lease, mut started) = (first, started);
         loop {
+            let (level, index) = (lease.node.level, lease.node.index);
+            tracing::debug!(object = lease.target.id, blocks = lease.blocks, level, index, "lease");
             match self.sample(open, &lease) {
                 Ok(Some(outcome)) => self.tell(ToLeader::Done {
                     object: lease.object,

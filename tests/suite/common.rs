@@ -1,0 +1,230 @@
+//! What tests of the real program share: launching it, with and without MPI, on small surveys with the toy engine.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use unseeing::survey::toy;
+
+/// How long anything may take on a busy machine of two cores.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_unseeing");
+
+/// The program, to be run alone: without what a launcher around the tests may have left in the environment.
+pub fn unseeing() -> Command {
+    let mut command = Command::new(PROGRAM);
+    clean(&mut command);
+    command
+}
+
+/// The program, to be run as `ranks` ranks on this machine, however few cores it has.
+pub fn mpirun(ranks: usize) -> Command {
+    let mut command = Command::new("mpirun");
+    clean(&mut command);
+    command.args(["-n", &ranks.to_string(), PROGRAM]);
+    command
+}
+
+fn clean(command: &mut Command) {
+    for (name, _) in std::env::vars() {
+        if ["SLURM_", "PMIX_", "PMI_", "OMPI_COMM"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG");
+    command.envs([
+        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
+        ("OMPI_MCA_hwloc_base_binding_policy", "none"),
+        ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
+    ]);
+}
+
+/// A survey of toy objects in a folder of its own.
+pub struct ToySurvey {
+    folder: tempfile::TempDir,
+    runs: std::cell::Cell<u32>,
+}
+
+impl ToySurvey {
+    /// `instructions` has one entry per object (see `survey::toy`); 12 samples in 6 blocks, 6 steps each.
+    pub fn new(instructions: &[&str], shard_objects: u32) -> ToySurvey {
+        let folder = tempfile::tempdir().unwrap();
+        let mut objects = toy::names(instructions.len() as u32);
+        objects.iter_mut().zip(instructions).for_each(|(object, text)| object.1 = text.to_string());
+        toy::config(folder.path(), &objects, shard_objects).unwrap();
+        ToySurvey { folder, runs: std::cell::Cell::new(0) }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Replaces a text in the config.
+    pub fn edit(&self, from: &str, to: &str) {
+        let path = self.path("survey.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "the config has no {from}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    /// Starts a run, alone (0) or as so many ranks.
+    pub fn start(&self, ranks: usize) -> Run {
+        let mut command = if ranks == 0 { unseeing() } else { mpirun(ranks) };
+        self.runs.set(self.runs.get() + 1);
+        let log = self.path(&format!("log-{}", self.runs.get()));
+        let stderr = File::create(&log).unwrap();
+        command.args(["run", "--engine", "toy"]).arg(self.path("survey.toml"));
+        command.arg("--log-json").arg(self.path(&format!("json-{}", self.runs.get())));
+        let child = command.stdout(stderr.try_clone().unwrap()).stderr(stderr).spawn().unwrap();
+        Run { child, log, started: Instant::now() }
+    }
+
+    /// Runs to the end; returns the exit code.
+    pub fn run(&self, ranks: usize) -> i32 {
+        self.start(ranks).code()
+    }
+
+    /// The JSON report of a command on this survey.
+    pub fn report(&self, command: &str) -> Value {
+        self.report_with(command, &[])
+    }
+
+    /// The same with further options.
+    pub fn report_with(&self, command: &str, options: &[&str]) -> Value {
+        let output = unseeing().args([command, "--json"]).args(options).arg(self.path("survey.toml")).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Content digests of all shards, checked against the files.
+    pub fn digests(&self) -> Vec<String> {
+        let report = self.report("verify");
+        assert_eq!((&report["complete"], &report["faults"]), (&true.into(), &0.into()), "{report}");
+        let shards = report["shards"].as_array().unwrap();
+        shards.iter().map(|shard| shard["content_blake3"].as_str().unwrap().to_string()).collect()
+    }
+
+    /// Ids and reasons of failed objects.
+    pub fn failures(&self) -> BTreeMap<String, String> {
+        let report = self.report("status");
+        let failures = report["failures"].as_array().unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_string();
+        failures.iter().map(|failure| (text(&failure[0]), text(&failure[1]))).collect()
+    }
+
+    /// All files in a folder of the run folder.
+    pub fn files(&self, folder: &str) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(self.path("run").join(folder)) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.path()).collect()
+    }
+
+    /// Bytes in all journals.
+    pub fn journaled(&self) -> u64 {
+        self.files("journals").iter().filter_map(|path| path.metadata().ok()).map(|data| data.len()).sum()
+    }
+
+    /// The lines that a rank logged in the last run.
+    pub fn rank_log(&self, rank: usize) -> Vec<Value> {
+        let path = self.path(&format!("json-{}", self.runs.get())).join(format!("rank-{rank:04}.json"));
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// A program that was started. It is killed if the test ends before it.
+pub struct Run {
+    child: Child,
+    log: PathBuf,
+    started: Instant,
+}
+
+impl Run {
+    /// Waits for the end; returns the exit code, 128 + the signal if it was killed.
+    pub fn code(mut self) -> i32 {
+        let status = self.wait();
+        use std::os::unix::process::ExitStatusExt;
+        status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(self.started.elapsed() < PATIENCE, "does not end:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until something is to be seen while the program runs.
+    pub fn until(&mut self, what: &str, seen: impl Fn() -> bool) {
+        while !seen() {
+            assert!(self.is_running(), "ended before {what} was seen:\n{}", self.said());
+            assert!(self.started.elapsed() < PATIENCE, "{what} is never seen:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn signal(&self, signal: i32) {
+        kill(self.child.id(), signal);
+    }
+
+    /// Process numbers of the ranks under mpirun, in the order in which they were started: that of the ranks.
+    pub fn ranks(&self) -> Vec<u32> {
+        children(self.child.id())
+    }
+
+    /// Kills everything at once: the launcher and all ranks.
+    pub fn kill_all(mut self) {
+        let ranks = self.ranks();
+        self.signal(libc::SIGKILL);
+        ranks.into_iter().for_each(|rank| kill(rank, libc::SIGKILL));
+        self.wait();
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.is_running() {
+            for process in self.ranks().into_iter().chain([self.child.id()]) {
+                kill(process, libc::SIGKILL);
+            }
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Sends a signal to one process.
+pub fn kill(process: u32, signal: i32) {
+    // SAFETY: a plain system call.
+    unsafe { libc::kill(process as i32, signal) };
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in Path::new("/proc").read_dir().unwrap().flatten() {
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
+        if fields.is_some_and(|fields| fields.get(1) == Some(&parent.to_string().as_str())) {
+            found.push(process);
+        }
+    }
+    found.sort_unstable();
+    found
+}

@@ -1,0 +1,165 @@
+//! Surveys under mpirun: the same products on any number of ranks, and stops that lose nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{PATIENCE, ToySurvey, kill, unseeing};
+
+/// Good ones, one that cannot be opened, one that fails half-way.
+const MIXED: [&str; 7] = ["", "", "fail=1", "", "stumble=2.3", "", ""];
+
+#[test]
+fn mpi_any_number_of_ranks_gives_the_same_content() {
+    let alone = ToySurvey::new(&MIXED, 3);
+    assert_eq!(alone.run(0), 3);
+    let want = alone.digests();
+    assert_eq!(want.len(), 3);
+    for ranks in [1, 2, 3, 5] {
+        let survey = ToySurvey::new(&MIXED, 3);
+        assert_eq!(survey.run(ranks), 3, "{ranks} ranks");
+        assert_eq!(survey.digests(), want, "{ranks} ranks");
+        let receipt = std::fs::read_to_string(survey.path("run/receipts/00000.json")).unwrap();
+        let receipt: serde_json::Value = serde_json::from_str(&receipt).unwrap();
+        assert_eq!(receipt["ranks"], ranks, "the ranks did not find each other");
+        assert_eq!(survey.failures()["toy-2"], "was told to fail");
+        assert_eq!(survey.failures()["toy-4"], "was told to stumble in block 2");
+    }
+    // A second run has nothing to do, and says the same.
+    assert_eq!(alone.run(2), 3);
+    assert_eq!(alone.digests(), want);
+}
+
+#[test]
+fn mpi_one_object_is_shared_between_all_ranks() {
+    let alone = ToySurvey::new(&["sleep=0"], 1);
+    assert_eq!(alone.run(0), 0);
+    // Slow enough for a rank that starts late to find something left.
+    let survey = ToySurvey::new(&["sleep=80"], 1);
+    assert_eq!(survey.run(3), 0);
+    assert_eq!(survey.digests(), alone.digests());
+    for rank in 0..3 {
+        let log = survey.rank_log(rank);
+        // The root of six blocks has level 3: a lease of it would be the whole object, or the finishing of it.
+        let parts = log.iter().filter(|line| line["fields"]["message"] == "lease" && line["fields"]["level"] != 3);
+        assert!(parts.count() > 0, "rank {rank} had no part: {log:?}");
+    }
+}
+
+#[test]
+fn mpi_stop_signal_saves_everything_and_the_next_run_goes_on() {
+    let instructions = ["sleep=10"; 6];
+    let reference = ToySurvey::new(&["sleep=0"; 6], 2);
+    assert_eq!(reference.run(0), 0);
+    let survey = ToySurvey::new(&instructions, 2);
+    // Only the stop itself may save.
+    survey.edit("journal_interval = 0.01", "journal_interval = 1000");
+    let mut run = survey.start(3);
+    run.until("work", || survey.journaled() > 0);
+    std::thread::sleep(Duration::from_millis(100));
+    let before = survey.journaled();
+    run.signal(libc::SIGUSR1);
+    assert_eq!(run.code(), 75);
+    assert!(survey.journaled() > before, "nothing was saved at the stop");
+    assert!(!survey.report("status")["complete"].as_bool().unwrap());
+    // Given back: nobody has to wait for the claims, and no death is counted.
+    let claims = survey.files("claims");
+    assert!(!claims.is_empty());
+    assert!(claims.iter().all(|path| std::fs::read(path).unwrap().starts_with(b"released")));
+    assert_eq!(survey.run(2), 0);
+    assert_eq!(survey.digests(), reference.digests());
+}
+
+#[test]
+fn mpi_stop_after_stop_ends_with_the_same_content() {
+    let reference = ToySurvey::new(&["sleep=0"; 3], 2);
+    assert_eq!(reference.run(0), 0);
+    let survey = ToySurvey::new(&["sleep=6"; 3], 2);
+    let mut stops = 0;
+    let code = loop {
+        let mut run = survey.start([0, 2][stops % 2]);
+        let before = survey.files("journals").len();
+        while run.is_running() && survey.files("journals").len() == before {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(120));
+        run.signal(if stops % 2 == 0 { libc::SIGTERM } else { libc::SIGUSR1 });
+        let code = run.code();
+        if code != 75 {
+            break code;
+        }
+        stops += 1;
+        assert!(stops < 40, "nothing is kept from one stop to the next");
+    };
+    assert_eq!(code, 0);
+    assert!(stops >= 2, "the run ended before it was stopped twice");
+    assert_eq!(survey.digests(), reference.digests());
+}
+
+#[test]
+fn mpi_a_bad_config_ends_all_ranks_with_2() {
+    let survey = ToySurvey::new(&[""; 2], 2);
+    survey.edit("steps = 6", "stepps = 6");
+    let run = survey.start(3);
+    let log = survey.path("log-1");
+    assert_eq!(run.code(), 2);
+    assert!(std::fs::read_to_string(log).unwrap().contains("stepps"));
+}
+
+#[test]
+fn mpi_a_hanging_step_ends_the_job_which_can_be_run_again() {
+    let survey = ToySurvey::new(&["", "hang=1.2", ""], 3);
+    survey.edit("hang_timeout = 20", "hang_timeout = 2");
+    for _ in 0..2 {
+        let run = survey.start(2);
+        let started = Instant::now();
+        assert_eq!(run.code(), 75);
+        assert!(started.elapsed() < PATIENCE / 2);
+    }
+    // It has taken two processes with it: enough.
+    assert_eq!(survey.run(2), 3);
+    let failures = survey.failures();
+    assert_eq!(failures.len(), 1);
+    assert!(failures["toy-1"].starts_with("crashed"), "{failures:?}");
+}
+
+#[test]
+fn mpi_a_frozen_rank_ends_the_job_which_can_be_run_again() {
+    let survey = ToySurvey::new(&["sleep=15"; 4], 4);
+    survey.edit("hang_timeout = 20", "hang_timeout = 2");
+    let mut run = survey.start(3);
+    run.until("work", || survey.journaled() > 0);
+    let ranks = run.ranks();
+    assert_eq!(ranks.len(), 3);
+    kill(ranks[2], libc::SIGSTOP);
+    let log = survey.path("log-1");
+    assert_eq!(run.code(), 75);
+    assert!(std::fs::read_to_string(log).unwrap().contains("silent"));
+    kill(ranks[2], libc::SIGKILL);
+    assert_eq!(survey.run(2), 0);
+}
+
+#[test]
+fn mpi_ranks_that_do_not_find_each_other_are_told_how() {
+    let survey = ToySurvey::new(&[""; 2], 2);
+    // As srun starts them without PMIx: several processes, and nothing by which they could meet.
+    let output = unseeing()
+        .env("SLURM_STEP_NUM_TASKS", "4")
+        .args(["run", "--engine", "toy"])
+        .arg(survey.path("survey.toml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--mpi=pmix"));
+    assert!(!survey.path("run").exists());
+}
+
+#[test]
+fn mpi_is_not_started_by_status_and_plan() {
+    let survey = ToySurvey::new(&[""; 2], 2);
+    // With such an environment, starting MPI would fail.
+    for command in ["plan", "status"] {
+        let mut program = unseeing();
+        program.envs([("OMPI_COMM_WORLD_SIZE", "3"), ("OMPI_COMM_WORLD_RANK", "1"), ("PMIX_RANK", "1")]);
+        let output = program.arg(command).arg(survey.path("survey.toml")).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
