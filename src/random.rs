@@ -52,6 +52,8 @@ pub enum Purpose {
     PerturbCorrelated = 17,
     /// Evaluation: references, resampling.
     Evaluation = 18,
+    /// The tolerance of a constraint in perturb-and-MAP.
+    PerturbConstraint = 19,
 }
 
 /// Names one stream of random numbers.

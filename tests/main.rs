@@ -12,10 +12,10 @@ mod import;
 mod inputs;
 #[path = "suite/layout.rs"]
 mod layout;
-#[path = "suite/prior.rs"]
-mod prior;
 #[path = "suite/mpi.rs"]
 mod mpi;
+#[path = "suite/prior.rs"]
+mod prior;
 #[path = "suite/products.rs"]
 mod products;
 #[path = "suite/simulate.rs"]

@@ -40,7 +40,7 @@ pub fn run(denoiser: &dyn Denoiser, device: Device, batch: u32) -> Result<SelfTe
     let seconds = time(device, || denoiser.denoise(&x, 1.0).map(drop))? / f64::from(batch);
     let square = numbers(&[1024, 1024], device)?;
     let product = time(device, || {
-        square.f_matmul(&square)?;
+        let _ = square.f_matmul(&square)?;
         Ok(())
     })?;
     let gflop = denoiser.flops() / 1e9;

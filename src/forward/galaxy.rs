@@ -22,7 +22,7 @@ use super::field::Field;
 use super::noise::{Covariance, NoiseInput, NoiseModel, SkyNoise};
 use super::psf::{Direction, Psf};
 use super::sampling::SamplingOperator;
-use super::{Latent, Likelihood, Linearized, NuisancePrior, Stretch};
+use super::{Constraint, Latent, Likelihood, Linearized, NuisancePrior, Stretch};
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
@@ -75,6 +75,8 @@ pub struct GalaxyLikelihood {
     psf_fwhm: Vec<f64>,
 }
 
+/// How exactly the prior's images have unit flux: training images do, a network's draws to a few per cent.
+const UNIT_FLUX_SD: f64 = 0.02;
 /// A total flux below this is not that of any galaxy of the prior: the image is then not normalised further.
 const LEAST_TOTAL: f64 = 1e-2;
 
@@ -190,6 +192,18 @@ impl Likelihood for GalaxyLikelihood {
     fn predict(&self, latent: &Latent) -> Result<Tensor> {
         let mut light = self.operator.apply(&self.flux(latent)?)?;
         Ok(light.f_add_(&planes(&latent.sky)?)?.f_mul_(&self.mask)?)
+    }
+
+    /// ln q = 0: the logarithm, because the stretch is exponential where the flux is.
+    fn constraint(&self, image: &Tensor) -> Result<Option<Constraint>> {
+        let Some(band) = self.reference else { return Ok(None) };
+        let plane = |tensor: Tensor| tensor.f_narrow(1, band, 1);
+        let total = plane(self.stretch.inverse(image)?)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, None)?;
+        let total = total.f_clamp_min(LEAST_TOTAL)?;
+        let gradient = image.f_zeros_like()?;
+        let slope = plane(self.stretch.slope(image)?)?.f_div(&total)?;
+        let _ = gradient.f_narrow(1, band, 1)?.f_copy_(&slope)?;
+        Ok(Some(Constraint { value: total.f_log()?.f_view(-1)?, gradient, sd: UNIT_FLUX_SD }))
     }
 
     fn reach(&self) -> Option<f64> {

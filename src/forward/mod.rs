@@ -85,6 +85,11 @@ pub trait Likelihood: Send {
     fn nuisance(&self) -> &NuisancePrior;
     /// The noise-free observation of each latent galaxy, `[B, C, my, mx]`.
     fn predict(&self, latent: &Latent) -> Result<Tensor>;
+    /// What the prior's images are known to fulfil exactly, linearised: their unit total flux. `None` where there is no
+    /// such thing.
+    fn constraint(&self, _image: &Tensor) -> Result<Option<Constraint>> {
+        Ok(None)
+    }
     /// How far a pixel (stretched units) and ln a may move from a point of linearisation before the tangent is of no use;
     /// `None` where the model is linear.
     fn reach(&self) -> Option<f64> {
@@ -96,6 +101,17 @@ pub trait Likelihood: Send {
     }
     /// The same with the error of the tangent itself counted as noise: `tangent_error` is its relative error in flux.
     fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>>;
+}
+
+/// A scalar that is zero for every image of the prior, linearised at one image per sample.
+#[derive(Debug)]
+pub struct Constraint {
+    /// Its value, `[B]`.
+    pub value: Tensor,
+    /// Its gradient, `[B, C, n, n]`.
+    pub gradient: Tensor,
+    /// The tolerance: one standard deviation.
+    pub sd: f64,
 }
 
 /// A likelihood linearised at one latent galaxy per sample: y ~ N(prediction + J (latent' - latent), Sigma).

@@ -20,10 +20,13 @@ use tch::{Kind, Tensor};
 use super::conjugate_gradient::{self, Stop};
 use super::preconditioner::Preconditioner;
 use super::{Problem, Sampler, State};
-use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
+use crate::forward::{Constraint, Latent, Likelihood, Linearized, NuisancePrior};
 use crate::prior::{Covariance, Level};
 use crate::random::Purpose;
 use crate::{Error, Result};
+
+/// Relative error below which a tangent is not taken anew.
+const TANGENT_GOOD: f64 = 0.02;
 
 /// Settings of the sampler.
 #[derive(Clone, Copy, Debug)]
@@ -79,28 +82,32 @@ impl PerturbMap {
         let error = tangent_error(level.t);
         let mut linear = likelihood.linearize_within(&point, error)?;
         let mut data = likelihood.data().f_unsqueeze(0)?;
+        let mut slack = None;
         if perturbed {
             let image = level.draw(&problem.noise, state.step)?;
             centre = centre.plus(&perturbation(problem, nuisance, state.step, image)?)?;
             data = data.f_sub(&linear.noise(&problem.noise, state.step)?)?;
+            slack = Some(problem.noise.normal(Purpose::PerturbConstraint, state.step, &[], problem.device)?);
         }
         // The covariance of the noise stays the one that the data were perturbed with.
         let noise = linear;
-        let mut prior = |direction: &Latent| scale_by_prior(direction, nuisance, Some(level));
         let stop = self.settings.stop;
-        let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
-        let solution =
-            update(&centre, &point, &data, noise.as_ref(), noise.as_ref(), &mut prior, &preconditioner, stop)?;
-        let mut solution = within_reach(solution, &point, likelihood.reach())?;
-        for _ in 0..self.settings.relinearizations {
-            point = solution;
-            linear = likelihood.linearize_within(&point, error)?;
+        // Where the tangent is better than the data, another one changes nothing.
+        let again = if error > TANGENT_GOOD { self.settings.relinearizations } else { 0 };
+        linear = likelihood.linearize_within(&point, error)?;
+        for round in 0..=again {
+            let prior = ConditionedPrior::new(likelihood, nuisance, level, &point.image)?;
+            let conditioned = prior.centre(&centre, &point.image, slack.as_ref())?;
             let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
-            solution =
-                update(&centre, &point, &data, linear.as_ref(), noise.as_ref(), &mut prior, &preconditioner, stop)?;
-            solution = within_reach(solution, &point, likelihood.reach())?;
+            let apply = |direction: &Latent| prior.apply(direction);
+            let solution =
+                update(&conditioned, &point, &data, linear.as_ref(), noise.as_ref(), &apply, &preconditioner, stop)?;
+            point = within_reach(solution, &point, likelihood.reach())?;
+            if round < again {
+                linear = likelihood.linearize_within(&point, error)?;
+            }
         }
-        Ok(solution)
+        Ok(point)
     }
 
     /// A draw of amplitude and sky given the image and the data.
@@ -121,12 +128,75 @@ impl PerturbMap {
         };
         let centre = fixed.plus(&perturbation(problem, nuisance, step, image)?)?;
         let data = likelihood.data().f_unsqueeze(0)?.f_sub(&linear.noise(&problem.noise, step)?)?;
-        let mut prior = |direction: &Latent| scale_by_prior(direction, nuisance, None);
+        let prior = |direction: &Latent| scale_by_prior(direction, nuisance, None);
         let preconditioner = Preconditioner::new(likelihood, &point, None, 0.0)?;
         let linear = linear.as_ref();
-        let drawn = update(&centre, &point, &data, linear, linear, &mut prior, &preconditioner, self.settings.stop)?;
+        let drawn = update(&centre, &point, &data, linear, linear, &prior, &preconditioner, self.settings.stop)?;
         within_reach(drawn, &point, likelihood.reach())
     }
+}
+
+/// The prior of a step, N(D, C) with amplitude and sky, conditioned on what images of the prior are known to fulfil
+/// exactly (h^T x = c - value at the point of linearisation), which the Gaussian does not know: C becomes
+/// C - C h h^T C / (h^T C h + sd^2).
+struct ConditionedPrior<'a> {
+    nuisance: &'a NuisancePrior,
+    level: &'a Level,
+    condition: Option<Condition>,
+}
+
+struct Condition {
+    constraint: Constraint,
+    /// C h, `[B, C, n, n]`.
+    spread: Tensor,
+    /// h^T C h + sd^2, `[B, 1, 1, 1]`.
+    variance: Tensor,
+}
+
+impl<'a> ConditionedPrior<'a> {
+    fn new(likelihood: &dyn Likelihood, nuisance: &'a NuisancePrior, level: &'a Level, image: &Tensor) -> Result<Self> {
+        let condition = match likelihood.constraint(image)? {
+            None => None,
+            Some(constraint) => {
+                let spread = level.covariance(&constraint.gradient)?;
+                let variance = image_dot(&constraint.gradient, &spread)?.f_add_scalar(constraint.sd.powi(2))?;
+                Some(Condition { constraint, spread, variance })
+            }
+        };
+        Ok(ConditionedPrior { nuisance, level, condition })
+    }
+
+    /// The centre, or a perturbed centre with `slack` (standard normal, `[B]`), given the constraint.
+    fn centre(&self, centre: &Latent, point: &Tensor, slack: Option<&Tensor>) -> Result<Latent> {
+        let copy = |image: Tensor| Latent {
+            image,
+            ln_amplitude: centre.ln_amplitude.shallow_clone(),
+            sky: centre.sky.shallow_clone(),
+        };
+        let Some(condition) = &self.condition else { return Ok(copy(centre.image.shallow_clone())) };
+        let Constraint { value, gradient, sd } = &condition.constraint;
+        let mut miss = image_dot(gradient, &centre.image.f_sub(point)?)?.f_add(&value.f_view([-1, 1, 1, 1])?)?;
+        if let Some(slack) = slack {
+            miss = miss.f_add(&slack.f_view([-1, 1, 1, 1])?.f_mul_scalar(*sd)?)?;
+        }
+        let change = condition.spread.f_mul(&miss.f_div(&condition.variance)?)?;
+        Ok(copy(centre.image.f_sub(&change)?))
+    }
+
+    /// The covariance applied to a direction.
+    fn apply(&self, direction: &Latent) -> Result<Latent> {
+        let mut out = scale_by_prior(direction, self.nuisance, Some(self.level))?;
+        if let Some(condition) = &self.condition {
+            let along = image_dot(&condition.spread, &direction.image)?.f_div(&condition.variance)?;
+            out.image = out.image.f_sub(&condition.spread.f_mul(&along)?)?;
+        }
+        Ok(out)
+    }
+}
+
+/// Inner product of each sample, `[B, 1, 1, 1]`.
+fn image_dot(left: &Tensor, right: &Tensor) -> Result<Tensor> {
+    Ok(left.f_mul(right)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, Kind::Float)?)
 }
 
 /// Cuts the changes of pixels and of ln a at what one linearisation can be trusted with. That matters at the high noise
@@ -183,7 +253,7 @@ fn update(
     data: &Tensor,
     linear: &dyn Linearized,
     noise: &dyn Linearized,
-    prior: &mut dyn FnMut(&Latent) -> Result<Latent>,
+    prior: &dyn Fn(&Latent) -> Result<Latent>,
     preconditioner: &Preconditioner,
     stop: Stop,
 ) -> Result<Latent> {

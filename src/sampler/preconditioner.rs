@@ -58,7 +58,11 @@ impl Preconditioner {
         directions.ln_amplitude.f_narrow(0, count, amplitudes)?.f_copy_(&nuisance.ln_amplitude_sd.f_diag(0)?)?;
         directions.sky.f_narrow(0, count + amplitudes, bands)?.f_copy_(&nuisance.sky_sd.f_diag(0)?)?;
         let root = linear.variance().f_rsqrt()?;
-        let whitened = linear.apply(&directions)?.f_mul(&root)?.f_view([total, -1])?.f_to_kind(Kind::Double)?;
+        let whitened = linear
+            .apply(&directions)?
+            .f_mul(&linear.variance().f_rsqrt()?)?
+            .f_view([total, -1])?
+            .f_to_kind(Kind::Double)?;
         let (eigenvalues, vectors) = whitened.f_matmul(&whitened.f_tr()?)?.f_linalg_eigh("L")?;
         // Directions that the data do not see have no eigenvalue to speak of, and need no basis vector.
         let seen = eigenvalues.f_clamp_min(0.0)?;
