@@ -158,16 +158,7 @@ impl Default for NeighbourConfig {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RedshiftMode {
-    /// The catalogue's redshift is exact.
-    Point,
-    /// Each posterior sample draws its redshift from the catalogue's error (a cut posterior).
-    Propagated,
-}
-
-/// Priors of amplitude, sky and redshift.
+/// Priors of amplitude and sky.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NuisanceConfig {
@@ -175,12 +166,11 @@ pub struct NuisanceConfig {
     pub ln_amplitude_sd: f64,
     /// One standard deviation of the sky level, in units of the pixel noise; 0 fixes the sky at 0.
     pub sky_sd: f64,
-    pub redshift: RedshiftMode,
 }
 
 impl Default for NuisanceConfig {
     fn default() -> Self {
-        NuisanceConfig { ln_amplitude_sd: 0.3, sky_sd: 0.2, redshift: RedshiftMode::Point }
+        NuisanceConfig { ln_amplitude_sd: 0.3, sky_sd: 0.2 }
     }
 }
 
@@ -222,8 +212,8 @@ impl Default for SamplerConfig {
             relinearizations: 1,
             t_max: None,
             t_min: None,
-            cg_tolerance: 1e-3,
-            cg_iterations: 50,
+            cg_tolerance: 5e-3,
+            cg_iterations: 150,
             guidance: 1.0,
         }
     }

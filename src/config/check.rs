@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, RedshiftMode};
+use super::Config;
 use crate::observe::pattern;
 use crate::{Error, Result};
 
@@ -109,10 +109,6 @@ impl Checker<'_> {
         self.at_least_zero(config.neighbours.grow, "neighbours.grow")?;
         self.at_least_zero(config.nuisance.ln_amplitude_sd, "nuisance.ln_amplitude_sd")?;
         self.at_least_zero(config.nuisance.sky_sd, "nuisance.sky_sd")?;
-        let propagated = config.nuisance.redshift == RedshiftMode::Propagated;
-        let known = config.catalog.columns.redshift_error.is_some();
-        let why = "`propagated` needs catalog.columns.redshift_error";
-        self.need(!propagated || known, "nuisance.redshift", why)?;
         let named = !config.prior.path.as_os_str().is_empty();
         self.need(named, "prior.path", "expected a prior's safetensors file, found nothing")
     }

@@ -220,7 +220,7 @@ pub const DATASETS: &[Dataset] = &[
     sample("reduced_chi2", SAMPLE, "", "reduced chi^2 of each draw"),
     sample("amplitude", &[Axis::Sample, Axis::Amplitude], "nJy", "amplitude of each draw"),
     sample("sky", &[Axis::Sample, Axis::Band], "nJy / pixel", "sky level of each draw"),
-    sample("redshift", SAMPLE, "", "redshift of each draw (the catalogue's, unless it is propagated)"),
+    sample("redshift", SAMPLE, "", "redshift of each draw (the catalogue's)"),
     sample("flux", &[Axis::Sample, Axis::Band], "nJy", "flux within the field"),
     sample("r20", SAMPLE, "kpc", "radius of the circle that holds 20 % of the reference band's flux"),
     sample("r50", SAMPLE, "kpc", "half-light radius"),

@@ -321,32 +321,6 @@ impl Sampler for PerturbMap {
                 Latent { image, ln_amplitude: none.shallow_clone(), sky: none }
             }
         };
-        if tracing::enabled!(tracing::Level::TRACE) {
-            let m = |t: &Tensor| (t.min().double_value(&[]), t.max().double_value(&[]));
-            let d = problem.denoiser.denoise(state.get("x")?, level.t)?;
-            let chi = match problem.likelihood {
-                Some(l) => {
-                    let lin = l.linearize(&drawn)?;
-                    (lin.prediction() - l.data()).square().f_div(lin.variance())?.mean_dim(
-                        [1i64, 2, 3].as_slice(),
-                        false,
-                        Kind::Float,
-                    )
-                }
-                None => Tensor::from(0.0f32),
-            };
-            eprintln!(
-                "DBG step {} t {:.3} x {:?} D {:?} x0 {:?} lna {:?} sky {:?} chi2 {:?}",
-                state.step,
-                level.t,
-                m(state.get("x")?),
-                m(&d),
-                m(&drawn.image),
-                m(&drawn.ln_amplitude),
-                m(&drawn.sky),
-                m(&chi)
-            );
-        }
         if last {
             // Amplitude and sky were only maximised over above: draw them given the final image.
             if let Some(likelihood) = problem.likelihood {

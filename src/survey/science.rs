@@ -26,6 +26,8 @@ const FAINTEST_SIGMA: f64 = 1.0;
 /// Pixels may differ from squares by this much: 1 % is 0.01 of a detector pixel at the edge of a 1-pixel feature, and a
 /// tenth of it is below any PSF's own error.
 const SQUARE: f64 = 1e-3;
+/// Least power of correlated noise at any scale, relative to that of white noise of the same variance.
+const POWER_FLOOR: f64 = 0.1;
 /// An object is failed when more than this fraction of its draws is not finite.
 const NON_FINITE_LIMIT: f64 = 0.1;
 
@@ -194,8 +196,11 @@ fn power_spectra(bands: &[Band], [rows, columns]: [usize; 2]) -> Result<Tensor> 
             [-2i64, -1].as_slice(),
             "backward",
         )?;
-        // The autocovariance is even, so its transform is real; rounding aside it is not negative.
-        spectra.push(transform.f_real()?.f_clamp_min(0.0)?);
+        // The autocovariance is even, so its transform is real. No pixel scale is free of noise: what an estimate puts
+        // below the floor is its own error, and would make data of that scale count for more than they can.
+        let power = transform.f_real()?;
+        let floor = POWER_FLOOR * power.f_mean(Kind::Double)?.f_double_value(&[])?;
+        spectra.push(power.f_clamp_min(floor)?);
     }
     Ok(Tensor::f_stack(&spectra, 0)?.f_to_kind(Kind::Float)?)
 }

@@ -24,7 +24,6 @@ grow = 0.5
 [nuisance]
 ln_amplitude_sd = 0.3
 sky_sd = 0.2
-redshift = "point"
 [prior]
 path = "prior.safetensors"
 [sampler]
@@ -153,9 +152,6 @@ fn keys_that_need_each_other() {
     let text = good().replace("extinction_coefficients = [3.2, 2.3, 1.6]\n", "");
     let message = parse(&text).unwrap_err().to_string();
     assert!(message.contains("line 8, `catalog.columns.ebv`"), "{message}");
-    let text = good().replace("redshift_error = \"z_err\"\n", "").replace("\"point\"", "\"propagated\"");
-    let message = parse(&text).unwrap_err().to_string();
-    assert!(message.contains("`nuisance.redshift`") && message.contains("redshift_error"), "{message}");
 }
 
 #[test]
