@@ -202,7 +202,7 @@ impl Likelihood for GalaxyLikelihood {
         let total = total.f_clamp_min(LEAST_TOTAL)?;
         let gradient = image.f_zeros_like()?;
         let slope = plane(self.stretch.slope(image)?)?.f_div(&total)?;
-        let _ = gradient.f_narrow(1, band, 1)?.f_copy_(&slope)?;
+        gradient.f_narrow(1, band, 1)?.f_copy_(&slope)?;
         Ok(Some(Constraint { value: total.f_log()?.f_view(-1)?, gradient, sd: UNIT_FLUX_SD }))
     }
 

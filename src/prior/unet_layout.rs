@@ -287,7 +287,8 @@ mod tests {
 
     #[test]
     fn bad_hyperparameters_are_named() {
-        let cases: [(&str, fn(&mut UnetConfig)); 6] = [
+        type Change = fn(&mut UnetConfig);
+        let cases: [(&str, Change); 6] = [
             ("image_size", |config| config.image_size = 100),
             ("num_channels", |config| config.num_channels = 100),
             ("num_channels", |config| config.num_channels = i64::MAX),

@@ -163,10 +163,10 @@ mod tests {
         let line = Line::of(&record, 1, Some(2.0), None);
         assert_eq!((line.flux, line.flux_sd), (Some(2.0), Some(2f64.sqrt())));
         assert!(
-            csv(&[line.clone()])
+            csv(std::slice::from_ref(&line))
                 .ends_with("a,failed,,,,2,1.4142135623730951,,,,2,,\"a reason, with \"\"quotes\"\"\",\n")
         );
-        assert!(html("<t>", &[line.clone()]).contains("&lt;t>"));
+        assert!(html("<t>", std::slice::from_ref(&line)).contains("&lt;t>"));
         let table = text(&[line]);
         let columns: Vec<_> = table.lines().map(|row| row.find("failed").or_else(|| row.find("status"))).collect();
         assert_eq!(columns, [Some(4), Some(4)]);

@@ -76,7 +76,7 @@ impl Likelihood for ToyLikelihood {
         Ok(&latent.image * (GAIN * self.unit))
     }
 
-    fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>> {
+    fn linearize_within(&self, latent: &Latent, _tangent_error: f64) -> Result<Box<dyn Linearized>> {
         let prediction = self.predict(latent)?;
         let variance = prediction.full_like((NOISE_SD * self.unit).powi(2));
         Ok(Box::new(ToyLinearized { gain: GAIN * self.unit, prediction, variance }))

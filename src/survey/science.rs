@@ -330,16 +330,16 @@ fn reduce(
         images.iter().map(|(_, values)| Moments::new(values.len() / count.max(1))).collect();
     let mut samples: Vec<(String, Vec<f32>)> = Vec::new();
     let mut kept_draws = Vec::new();
-    for index in 0..count {
+    for (index, &chi_squared) in chi_squared.iter().enumerate() {
         let slices: Vec<&[f32]> = images.iter().map(|(_, values)| part(values, index, count)).collect();
-        if slices.iter().any(|slice| slice.iter().any(|value| !value.is_finite())) || !chi_squared[index].is_finite() {
+        if slices.iter().any(|slice| slice.iter().any(|value| !value.is_finite())) || !chi_squared.is_finite() {
             continue;
         }
         moments.iter_mut().zip(&slices).for_each(|(moments, slice)| moments.push(slice));
         if index < kept {
             kept_draws.extend_from_slice(slices[0]);
         }
-        let mut row: Vec<(String, f32)> = vec![("reduced_chi2".into(), chi_squared[index])];
+        let mut row: Vec<(String, f32)> = vec![("reduced_chi2".into(), chi_squared)];
         for (k, ln) in part(&ln_amplitude, index, count).iter().enumerate() {
             row.push((object_record::indexed("amplitude", k), ln.exp()));
         }
