@@ -31,6 +31,14 @@ pub fn prepare_environment() {
             unsafe { std::env::set_var(name, value) };
         }
     }
+    // Tensors of a step are all alike: what one frees the next one takes. By default large blocks go back to the system
+    // each time, and come back as page faults, which cost more than the arithmetic of the forward model.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain settings of the allocator, made before other threads run.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
 }
 
 /// A device made ready for the calling thread.
