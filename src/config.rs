@@ -158,19 +158,32 @@ impl Default for NeighbourConfig {
     }
 }
 
+/// How an object's bands relate to those of the prior.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Colours {
+    /// They are the same.
+    Prior,
+    /// The prior's mean colours are shifted to those of the object's own aperture fluxes: for redshifts at which the
+    /// observed bands see another part of the spectrum than the prior has learned. Colour gradients stay the prior's.
+    Aperture,
+}
+
 /// Priors of amplitude and sky.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NuisanceConfig {
     /// One standard deviation of ln(amplitude) around the aperture flux.
     pub ln_amplitude_sd: f64,
+    /// What the prior's colours mean for an object.
+    pub colours: Colours,
     /// One standard deviation of the sky level, in units of the pixel noise; 0 fixes the sky at 0.
     pub sky_sd: f64,
 }
 
 impl Default for NuisanceConfig {
     fn default() -> Self {
-        NuisanceConfig { ln_amplitude_sd: 0.3, sky_sd: 0.2 }
+        NuisanceConfig { ln_amplitude_sd: 0.3, colours: Colours::Prior, sky_sd: 0.2 }
     }
 }
 
@@ -212,8 +225,8 @@ impl Default for SamplerConfig {
             relinearizations: 1,
             t_max: None,
             t_min: None,
-            cg_tolerance: 5e-3,
-            cg_iterations: 150,
+            cg_tolerance: 1e-3,
+            cg_iterations: 500,
             guidance: 1.0,
         }
     }

@@ -59,6 +59,12 @@ struct ConsistencyArgs {
     /// Re-linearisations of the forward model in each step
     #[arg(long, default_value_t = SamplerConfig::default().relinearizations)]
     relinearizations: u32,
+    /// Relative residual at which the conjugate gradients stop
+    #[arg(long, default_value_t = SamplerConfig::default().cg_tolerance)]
+    cg_tolerance: f64,
+    /// Their largest number of iterations
+    #[arg(long, default_value_t = SamplerConfig::default().cg_iterations)]
+    cg_iterations: u32,
     /// Noise levels of the ancestral draws (two network evaluations each)
     #[arg(long, default_value_t = 64)]
     ancestral_steps: u32,
@@ -111,6 +117,8 @@ fn consistency(args: &ConsistencyArgs) -> Result<i32> {
         t_max: args.t_max,
         t_min: args.t_min,
         relinearizations: args.relinearizations,
+        cg_tolerance: args.cg_tolerance,
+        cg_iterations: args.cg_iterations,
         ..SamplerConfig::default()
     };
     let sampler = sampler::build(&config, &prior)?;

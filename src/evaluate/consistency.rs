@@ -94,8 +94,13 @@ pub struct DataAveraged {
 
 /// Statistics of images in stretched space, `[B, C, n, n]`, one row each.
 fn measure(images: &Tensor, subject: &Subject) -> Result<Vec<[f64; 6]>> {
+    measure_flux(&subject.stretch.inverse(images)?, subject)
+}
+
+/// Statistics of images of flux, `[B, C, n, n]`, one row each.
+fn measure_flux(images: &Tensor, subject: &Subject) -> Result<Vec<[f64; 6]>> {
     let (_, channels, size, _) = images.size4()?;
-    let values = to_vec(&subject.stretch.inverse(images)?)?;
+    let values = to_vec(images)?;
     let per_image = (channels * size * size) as usize;
     Ok(values
         .chunks(per_image)
@@ -168,10 +173,10 @@ pub fn data_averaged(
         };
         let draws = sampler::run(subject.sampler, &problem)?;
         let true_latent = Latent { image: truth, ..mock.nuisance };
-        let mut true_values = measure(&true_latent.image, subject)?.remove(0).to_vec();
+        let mut true_values = measure_flux(&mock.likelihood.flux(&true_latent)?, subject)?.remove(0).to_vec();
         true_values.push(to_vec(&true_latent.ln_amplitude)?[0].into());
         true_values.extend(log_likelihood(&mock.likelihood, &true_latent, mock.sd)?.0);
-        let drawn = measure(&draws.image, subject)?;
+        let drawn = measure_flux(&mock.likelihood.flux(&draws)?, subject)?;
         let amplitudes: Vec<f64> = to_vec(&draws.ln_amplitude)?.iter().map(|&v| f64::from(v)).collect();
         let (log_p, pixels) = log_likelihood(&mock.likelihood, &draws, mock.sd)?;
         chi_squared.push(-2.0 * log_p.iter().sum::<f64>() / log_p.len() as f64 / pixels);
@@ -261,6 +266,7 @@ pub(super) fn mock_observation(subject: &Subject, truth: &Tensor, index: u32, ob
             psfs: psfs.clone(),
             stretch: subject.stretch,
             reference: Some(subject.reference as i64),
+            colours: None,
             nuisance: NuisancePrior {
                 ln_amplitude_mean: Tensor::f_from_slice(&[AMPLITUDE.ln() as f32])?,
                 ln_amplitude_sd: Tensor::f_from_slice(&[observing.ln_amplitude_sd as f32])?,

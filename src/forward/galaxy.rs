@@ -9,6 +9,7 @@
 //! which changes nothing for an image of the prior (q = 1), but leaves the data no say in the scale of x: amplitude and
 //! brightness of the image would otherwise be exchanged for one another while the image is still noisy, for the Gaussian
 //! that stands for the prior in a sampler's step does not know that q = 1. With one amplitude for each band, F = a f.
+//! Factors on the bands, when given, multiply F.
 //! A product with J costs one product with A, and its adjoint one with A^T.
 //!
 //! Light from outside the prior's field is not in the model, but reaches pixels near its edge. There the sky's variance
@@ -54,6 +55,8 @@ pub struct GalaxyLikelihoodInput {
     pub stretch: Stretch,
     /// The band whose total flux is one in the prior's images; `None` where each band has an amplitude of its own.
     pub reference: Option<i64>,
+    /// Factors on the bands of the prior, one for each, that of the reference band 1: how the object's colours differ.
+    pub colours: Option<Vec<f64>>,
     pub nuisance: NuisancePrior,
     /// Whether pixels near the field's edge are down-weighted (see the module's head).
     pub down_weight_edges: bool,
@@ -72,6 +75,8 @@ pub struct GalaxyLikelihood {
     noise: NoiseModel,
     stretch: Stretch,
     reference: Option<i64>,
+    /// `[C, 1, 1]`
+    colours: Option<Tensor>,
     psf_fwhm: Vec<f64>,
 }
 
@@ -126,6 +131,10 @@ impl GalaxyLikelihood {
         };
         check_nuisance(&nuisance, bands)?;
         let operator = SamplingOperator::new(&input.field, &input.psfs, kind, device)?;
+        let colours = match &input.colours {
+            None => None,
+            Some(factors) => Some(put(&Tensor::f_from_slice(factors)?.f_view([bands, 1, 1])?)?),
+        };
         let psf_fwhm = input.psfs.iter().map(Psf::fwhm).collect();
         Ok(GalaxyLikelihood {
             data,
@@ -135,6 +144,7 @@ impl GalaxyLikelihood {
             noise,
             stretch: input.stretch,
             reference: input.reference,
+            colours,
             psf_fwhm,
         })
     }
@@ -162,9 +172,21 @@ impl GalaxyLikelihood {
         Ok(unit.f_mul_(&scale)?)
     }
 
-    /// a / q, to be broadcast over pixels.
+    /// The image of the prior itself, S^-1(x) / q, `[B, C, n, n]`: its reference band has unit flux.
+    pub fn unit(&self, latent: &Latent) -> Result<Tensor> {
+        let flux = self.flux(latent)?.f_div(&planes(&latent.ln_amplitude.f_exp()?)?)?;
+        Ok(match &self.colours {
+            Some(colours) => flux.f_div(colours)?,
+            None => flux,
+        })
+    }
+
+    /// a / q times the colours' factors, to be broadcast over pixels.
     fn scale(&self, latent: &Latent, unit: &Tensor) -> Result<Tensor> {
-        let amplitude = planes(&latent.ln_amplitude.f_exp()?)?;
+        let mut amplitude = planes(&latent.ln_amplitude.f_exp()?)?;
+        if let Some(colours) = &self.colours {
+            amplitude = amplitude.f_mul(colours)?;
+        }
         let Some(band) = self.reference else { return Ok(amplitude) };
         let total = unit.f_narrow(1, band, 1)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, None)?;
         Ok(amplitude.f_div(&total.f_clamp_min(LEAST_TOTAL)?)?)

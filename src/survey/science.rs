@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::engine::{Engine, OpenObject};
 use super::object_record::{self, Geometry};
 use crate::catalog::Target;
-use crate::config::{Config, NoiseModel};
+use crate::config::{Colours, Config, NoiseModel};
 use crate::forward::noise::correlated_grid;
 use crate::forward::{Field, GalaxyLikelihood, GalaxyLikelihoodInput, Latent, NuisancePrior, Psf, SkyNoise};
 use crate::observe::{self, Autocovariance, Band, Observation};
@@ -154,11 +154,25 @@ fn likelihood(engine: &GalaxyEngine, observation: &Observation, geometry: &Geome
             Normalisation::ReferenceBand { band } => Some(band as i64),
             Normalisation::BandPeak => None,
         },
+        colours: colours(engine, observation)?,
         nuisance: nuisance(engine, observation)?,
         down_weight_edges: true,
         device: engine.device,
         kind: Kind::Float,
     })
+}
+
+/// The object's aperture colours over the prior's mean colours, where the config asks for it.
+fn colours(engine: &GalaxyEngine, observation: &Observation) -> Result<Option<Vec<f64>>> {
+    let (Colours::Aperture, Normalisation::ReferenceBand { band }) =
+        (engine.config.nuisance.colours, engine.prior.card.normalisation)
+    else {
+        return Ok(None);
+    };
+    let totals = engine.prior.flux_mean.f_sum_dim_intlist([1i64, 2].as_slice(), false, Kind::Double)?;
+    let totals = Vec::<f64>::try_from(totals.f_to_device(Device::Cpu)?)?;
+    let reference = observation.bands[band].flux / totals[band];
+    Ok(Some(observation.bands.iter().zip(&totals).map(|(own, total)| own.flux / total / reference).collect()))
 }
 
 fn nuisance(engine: &GalaxyEngine, observation: &Observation) -> Result<NuisancePrior> {
@@ -307,7 +321,7 @@ fn reduce(
     use crate::forward::Likelihood as _;
 
     let flux = likelihood.flux(draws)?;
-    let unit = flux.f_div(&draws.ln_amplitude.f_exp()?.f_unsqueeze(-1)?.f_unsqueeze(-1)?)?;
+    let unit = likelihood.unit(draws)?;
     let model = likelihood.predict(draws)?;
     let residual = likelihood.data().f_sub(&model)?;
     let chi_squared = residual

@@ -48,6 +48,7 @@ fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLikelihoodInput
         ],
         stretch: Stretch::Asinh { scale: 0.02 },
         reference: (amplitudes == 1).then_some(1),
+        colours: (amplitudes == 1).then(|| vec![0.7, 1.0, 1.6]),
         nuisance: NuisancePrior {
             ln_amplitude_mean: Tensor::zeros([amplitudes], (Kind::Float, Device::Cpu)),
             ln_amplitude_sd: Tensor::ones([amplitudes], (Kind::Float, Device::Cpu)),
