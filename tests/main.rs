@@ -14,6 +14,8 @@ mod inputs;
 mod layout;
 #[path = "suite/mpi.rs"]
 mod mpi;
+#[path = "suite/posterior.rs"]
+mod posterior;
 #[path = "suite/prior.rs"]
 mod prior;
 #[path = "suite/products.rs"]

@@ -55,9 +55,8 @@ pub fn card(bytes: &[u8]) -> Result<Card> {
 }
 
 impl Prior {
-    /// Reads the prior at `path`.
+    /// Reads the prior at `path`. It is an input: what cannot be read or used is a usage error that names the file.
     pub fn read(path: &Path, device: Device) -> Result<Self> {
-        // A prior that is not there is a mistake in the command or the config: nothing has been done yet.
         let bytes = crate::io::bytes::read(path).map_err(|error| Error::usage(error.to_string()))?;
         Self::from_bytes(&bytes, device).map_err(|error| match error {
             Error::Usage(what) => Error::usage(format!("{}: {what}", path.display())),
