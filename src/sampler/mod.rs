@@ -10,20 +10,20 @@ use crate::random::BlockNoise;
 use crate::{Error, Result};
 
 pub mod build;
+mod condition;
 pub mod conjugate_gradient;
 pub mod dps;
-pub mod perturb_map;
-mod preconditioner;
-
-pub use perturb_map::PerturbMap;
 pub mod dps_paper;
 mod guidance;
+pub mod perturb_map;
+mod preconditioner;
 #[cfg(test)]
 mod toy;
 
 pub use build::build;
 pub use dps::Dps;
 pub use dps_paper::DpsPaper;
+pub use perturb_map::PerturbMap;
 
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {

@@ -13,14 +13,20 @@
 //!   x  = x0 + b e'                                                                  the last step: u = v = 0, b = 0
 //! ```
 //!
-//! Amplitude and sky are not diffused: at each step they are drawn jointly with x0 from their own priors.
+//! Amplitude and sky are not diffused: at each step they are drawn jointly with x0 from their own priors, and once more
+//! given the final image. What the prior's images fulfil exactly (their unit flux) conditions N(D, C) at each step
+//! (`condition.rs`), and Sigma holds the error of the tangent itself (`tangent_error`).
 
-use tch::{Kind, Tensor};
+use std::rc::Rc;
 
+use tch::Tensor;
+
+use super::condition::{ConditionedPrior, perturbation, scale_by_prior};
 use super::conjugate_gradient::{self, Stop};
 use super::preconditioner::Preconditioner;
 use super::{Problem, Sampler, State};
-use crate::forward::{Constraint, Latent, Likelihood, Linearized, NuisancePrior};
+use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
+use crate::prior::ancestral::karras_grid;
 use crate::prior::{Covariance, Level};
 use crate::random::Purpose;
 use crate::{Error, Result};
@@ -80,7 +86,7 @@ impl PerturbMap {
             sky: nuisance.sky_sd.f_zeros_like()?.f_unsqueeze(0)?.f_expand([count, -1], false)?,
         };
         let error = tangent_error(level.t);
-        let mut linear = likelihood.linearize_within(&point, error)?;
+        let mut linear: Rc<dyn Linearized> = likelihood.linearize_within(&point, error)?.into();
         let mut data = likelihood.data().f_unsqueeze(0)?;
         let mut slack = None;
         if perturbed {
@@ -90,11 +96,10 @@ impl PerturbMap {
             slack = Some(problem.noise.normal(Purpose::PerturbConstraint, state.step, &[], problem.device)?);
         }
         // The covariance of the noise stays the one that the data were perturbed with.
-        let noise = linear;
+        let noise = linear.clone();
         let stop = self.settings.stop;
         // Where the tangent is better than the data, another one changes nothing.
         let again = if error > TANGENT_GOOD { self.settings.relinearizations } else { 0 };
-        linear = likelihood.linearize_within(&point, error)?;
         for round in 0..=again {
             let prior = ConditionedPrior::new(likelihood, nuisance, level, &point.image)?;
             let conditioned = prior.centre(&centre, &point.image, slack.as_ref())?;
@@ -104,7 +109,7 @@ impl PerturbMap {
                 update(&conditioned, &point, &data, linear.as_ref(), noise.as_ref(), &apply, &preconditioner, stop)?;
             point = within_reach(solution, &point, likelihood.reach())?;
             if round < again {
-                linear = likelihood.linearize_within(&point, error)?;
+                linear = likelihood.linearize_within(&point, error)?.into();
             }
         }
         Ok(point)
@@ -136,69 +141,6 @@ impl PerturbMap {
     }
 }
 
-/// The prior of a step, N(D, C) with amplitude and sky, conditioned on what images of the prior are known to fulfil
-/// exactly (h^T x = c - value at the point of linearisation), which the Gaussian does not know: C becomes
-/// C - C h h^T C / (h^T C h + sd^2).
-struct ConditionedPrior<'a> {
-    nuisance: &'a NuisancePrior,
-    level: &'a Level,
-    condition: Option<Condition>,
-}
-
-struct Condition {
-    constraint: Constraint,
-    /// C h, `[B, C, n, n]`.
-    spread: Tensor,
-    /// h^T C h + sd^2, `[B, 1, 1, 1]`.
-    variance: Tensor,
-}
-
-impl<'a> ConditionedPrior<'a> {
-    fn new(likelihood: &dyn Likelihood, nuisance: &'a NuisancePrior, level: &'a Level, image: &Tensor) -> Result<Self> {
-        let condition = match likelihood.constraint(image)? {
-            None => None,
-            Some(constraint) => {
-                let spread = level.covariance(&constraint.gradient)?;
-                let variance = image_dot(&constraint.gradient, &spread)?.f_add_scalar(constraint.sd.powi(2))?;
-                Some(Condition { constraint, spread, variance })
-            }
-        };
-        Ok(ConditionedPrior { nuisance, level, condition })
-    }
-
-    /// The centre, or a perturbed centre with `slack` (standard normal, `[B]`), given the constraint.
-    fn centre(&self, centre: &Latent, point: &Tensor, slack: Option<&Tensor>) -> Result<Latent> {
-        let copy = |image: Tensor| Latent {
-            image,
-            ln_amplitude: centre.ln_amplitude.shallow_clone(),
-            sky: centre.sky.shallow_clone(),
-        };
-        let Some(condition) = &self.condition else { return Ok(copy(centre.image.shallow_clone())) };
-        let Constraint { value, gradient, sd } = &condition.constraint;
-        let mut miss = image_dot(gradient, &centre.image.f_sub(point)?)?.f_add(&value.f_view([-1, 1, 1, 1])?)?;
-        if let Some(slack) = slack {
-            miss = miss.f_add(&slack.f_view([-1, 1, 1, 1])?.f_mul_scalar(*sd)?)?;
-        }
-        let change = condition.spread.f_mul(&miss.f_div(&condition.variance)?)?;
-        Ok(copy(centre.image.f_sub(&change)?))
-    }
-
-    /// The covariance applied to a direction.
-    fn apply(&self, direction: &Latent) -> Result<Latent> {
-        let mut out = scale_by_prior(direction, self.nuisance, Some(self.level))?;
-        if let Some(condition) = &self.condition {
-            let along = image_dot(&condition.spread, &direction.image)?.f_div(&condition.variance)?;
-            out.image = out.image.f_sub(&condition.spread.f_mul(&along)?)?;
-        }
-        Ok(out)
-    }
-}
-
-/// Inner product of each sample, `[B, 1, 1, 1]`.
-fn image_dot(left: &Tensor, right: &Tensor) -> Result<Tensor> {
-    Ok(left.f_mul(right)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, Kind::Float)?)
-}
-
 /// Cuts the changes of pixels and of ln a at what one linearisation can be trusted with. That matters at the high noise
 /// levels only, where the network's next estimate takes up what is cut off; where draws are decided, changes are small.
 fn within_reach(solution: Latent, point: &Latent, reach: Option<f64>) -> Result<Latent> {
@@ -220,33 +162,8 @@ fn tangent_error(t: f64) -> f64 {
     0.5 * t.min(1.0).powi(2)
 }
 
-/// Draws of the nuisance priors beside an image perturbation.
-fn perturbation(problem: &Problem, nuisance: &NuisancePrior, step: u32, image: Tensor) -> Result<Latent> {
-    let draw = |purpose, sd: &Tensor| -> Result<Tensor> {
-        let white = problem.noise.normal(purpose, step, &sd.size(), problem.device)?;
-        Ok(white.f_mul(sd)?)
-    };
-    Ok(Latent {
-        image,
-        ln_amplitude: draw(Purpose::PerturbAmplitude, &nuisance.ln_amplitude_sd)?,
-        sky: draw(Purpose::PerturbSky, &nuisance.sky_sd)?,
-    })
-}
-
-/// The prior covariance diag(C, s_a^2, sigma_b^2) applied to a direction; without a level the image is held fixed.
-fn scale_by_prior(direction: &Latent, nuisance: &NuisancePrior, level: Option<&Level>) -> Result<Latent> {
-    Ok(Latent {
-        image: match level {
-            Some(level) => level.covariance(&direction.image)?,
-            None => direction.image.f_zeros_like()?,
-        },
-        ln_amplitude: direction.ln_amplitude.f_mul(&nuisance.ln_amplitude_sd.f_square()?)?,
-        sky: direction.sky.f_mul(&nuisance.sky_sd.f_square()?)?,
-    })
-}
-
-#[allow(clippy::too_many_arguments)] // The terms of one formula.
 /// centre + P J^T (J P J^T + Sigma)^-1 [data - A(point) - J (centre - point)], P the prior covariance.
+#[allow(clippy::too_many_arguments)] // The terms of one formula.
 fn update(
     centre: &Latent,
     point: &Latent,
@@ -280,10 +197,7 @@ pub fn karras_levels(t_max: f64, t_min: f64, steps: u32) -> Result<Vec<f64>> {
             "sampler: {steps} noise levels from t_max = {t_max} to t_min = {t_min}; expected at least 2 and t_max > t_min > 0"
         )));
     }
-    const RHO: f64 = 7.0;
-    let (top, bottom) = (t_max.powf(1.0 / RHO), t_min.powf(1.0 / RHO));
-    let last = f64::from(steps - 1);
-    Ok((0..steps).map(|i| (top + f64::from(i) / last * (bottom - top)).powf(RHO)).collect())
+    Ok(karras_grid(t_max, t_min, steps))
 }
 
 impl Sampler for PerturbMap {
@@ -352,27 +266,9 @@ impl Sampler for PerturbMap {
 mod tests {
     use super::*;
     use crate::forward::linear::LinearLikelihood;
-    use crate::prior::Denoiser;
+    use crate::prior::analytic::GaussianDenoiser;
     use crate::random::{BlockNoise, Key};
     use tch::{Device, Kind};
-
-    /// The exact denoiser of a Gaussian.
-    struct Gaussian(Covariance);
-
-    impl Denoiser for Gaussian {
-        fn shape(&self) -> [i64; 3] {
-            self.0.shape
-        }
-        fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-            self.0.level(sigma)?.wiener(x)
-        }
-        fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-            self.denoise(x, sigma)
-        }
-        fn flops(&self) -> f64 {
-            0.0
-        }
-    }
 
     fn random(step: u32, shape: &[i64]) -> Tensor {
         let count = shape.iter().product::<i64>() as usize;
@@ -399,7 +295,7 @@ mod tests {
         let amplitude = random(4, &[12, 1]);
         let likelihood =
             LinearLikelihood::new(random(5, &[1, 1, 12]), matrix.copy(), amplitude.copy(), 0.3, nuisance).unwrap();
-        let denoiser = Gaussian(covariance());
+        let denoiser = GaussianDenoiser::new(covariance());
         let settings = Settings {
             steps: 32,
             t_max: 3.0 * covariance().largest_sd(),
@@ -467,7 +363,7 @@ mod tests {
             stop: Stop { tolerance: 1e-4, iterations: 20 },
         };
         let sampler = PerturbMap::new(covariance(), settings).unwrap();
-        let denoiser = Gaussian(covariance());
+        let denoiser = GaussianDenoiser::new(covariance());
         let nuisance = NuisancePrior {
             ln_amplitude_mean: Tensor::from_slice(&[0.0f32]),
             ln_amplitude_sd: Tensor::from_slice(&[0.3f32]),

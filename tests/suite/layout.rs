@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 /// Lines of a source file, tests included. Longer ones hold more than one job.
 const MAX_LINES: usize = 400;
 /// Files that may be longer, with the reason.
-const LONG: [(&str, &str); 3] = [
-    ("sampler/perturb_map.rs", "one chain of steps with its tests, not yet taken apart"),
+const LONG: [(&str, &str); 2] = [
     ("train/procedural/kinds.rs", "one recipe of a galaxy after the other"),
     ("train/real/clean.rs", "one chain of steps, not yet taken apart"),
 ];
