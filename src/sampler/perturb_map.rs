@@ -25,7 +25,7 @@ use super::condition::{ConditionedPrior, perturbation, scale_by_prior};
 use super::conjugate_gradient::{self, Stop};
 use super::preconditioner::Preconditioner;
 use super::{Problem, Sampler, State};
-use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
+use crate::forward::{Latent, Likelihood, Linearized};
 use crate::prior::ancestral::karras_grid;
 use crate::prior::{Covariance, Level};
 use crate::random::Purpose;
