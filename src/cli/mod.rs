@@ -67,6 +67,9 @@ enum Command {
 pub fn main() -> i32 {
     crate::device::prepare_environment();
     let arguments = Arguments::parse();
+    if !matches!(arguments.command, Command::Run(_) | Command::Train(_)) {
+        end_with_the_reader();
+    }
     let outcome: Result<i32> = match arguments.command {
         Command::Plan(args) => plan::run(args),
         Command::Run(args) => run::run(args),
@@ -88,4 +91,12 @@ pub fn main() -> i32 {
         eprintln!("error: {error}");
         error.exit_code()
     })
+}
+
+/// A command whose output goes to `head` ends quietly when `head` has enough. Long runs go on without a reader.
+fn end_with_the_reader() {
+    // SAFETY: restores a default that the standard library changed, before other threads run.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
 }

@@ -265,6 +265,7 @@ impl Sampler for PerturbMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::NuisancePrior;
     use crate::forward::linear::LinearLikelihood;
     use crate::prior::analytic::GaussianDenoiser;
     use crate::random::{BlockNoise, Key};
