@@ -16,14 +16,17 @@ use crate::forward::{Latent, Likelihood};
 /// Added to eigenvalues before dividing by them: far below the 1 that the noise contributes.
 const TINY: f64 = 1e-9;
 
-/// M^-1 of one linearisation. Along its large eigenvalues M^-1 is what remains of 1 - e / (1 + e), so the projections are
-/// in f64: in f32 the difference would be rounding, and M no longer positive.
+/// Largest eigenvalue that is taken off whole. Along it M^-1 is what remains of 1 - e / (1 + e), which in f32 must stay
+/// well above rounding, or M would not be positive. What is larger costs the solver a few iterations.
+const LARGEST: f64 = 1e5;
+
+/// M^-1 of one linearisation.
 pub struct Preconditioner {
     /// diag(Sigma)^-1/2, `[1, C, my, mx]`.
     root: Tensor,
-    /// Orthonormal basis of the columns of diag(Sigma)^-1/2 V, `[modes, C my mx]`, f64.
+    /// Orthonormal basis of the columns of diag(Sigma)^-1/2 V, `[modes, C my mx]`.
     basis: Tensor,
-    /// e / (1 + e) for the eigenvalue e of each, `[modes]`, f64.
+    /// e / (1 + e) for the eigenvalue e of each, `[modes]`.
     removed: Tensor,
 }
 
@@ -67,17 +70,18 @@ impl Preconditioner {
         // Directions that the data do not see have no eigenvalue to speak of, and need no basis vector.
         let seen = eigenvalues.f_clamp_min(0.0)?;
         let scale = seen.f_add_scalar(TINY)?.f_rsqrt()?;
-        let basis = vectors.f_tr()?.f_matmul(&whitened)?.f_mul(&scale.f_unsqueeze(1)?)?;
-        let removed = seen.f_div(&seen.f_add_scalar(1.0)?)?;
+        let basis = vectors.f_tr()?.f_matmul(&whitened)?.f_mul(&scale.f_unsqueeze(1)?)?.f_to_kind(Kind::Float)?;
+        let capped = seen.f_clamp_max(LARGEST)?;
+        let removed = capped.f_div(&capped.f_add_scalar(1.0)?)?.f_to_kind(Kind::Float)?;
         Ok(Preconditioner { root, basis, removed })
     }
 
     /// M^-1 r, `[B, C, my, mx]`.
     pub fn apply(&self, residual: &Tensor) -> Result<Tensor> {
         let size = residual.size();
-        let white = residual.f_mul(&self.root)?.f_view([size[0], -1])?.f_to_kind(Kind::Double)?;
+        let white = residual.f_mul(&self.root)?.f_view([size[0], -1])?;
         let along = white.f_matmul(&self.basis.f_tr()?)?.f_mul(&self.removed)?;
-        let rest = white.f_sub(&along.f_matmul(&self.basis)?)?.f_to_kind(Kind::Float)?;
+        let rest = white.f_sub(&along.f_matmul(&self.basis)?)?;
         Ok(rest.f_view(size.as_slice())?.f_mul(&self.root)?)
     }
 }
