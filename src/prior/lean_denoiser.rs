@@ -1,4 +1,4 @@
-//! The denoiser of a trained lean network: D = W + c_out F (see prior/skip.rs).
+//! The denoiser of a trained lean network: D = W + c_out gate F (see prior/skip.rs).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -49,7 +49,7 @@ impl LeanDenoiser {
         let index = Tensor::f_zeros([1], (Kind::Int64, self.device()))?;
         let prepared = skip.prepare(x, &index)?;
         let residual = self.network.forward(&prepared.inputs, &prepared.ln_sigma)?;
-        Ok(prepared.wiener.f_add(&residual.f_mul(&prepared.output_scale)?)?)
+        Ok(prepared.wiener.f_add(&residual.f_mul(&prepared.output_scale.f_mul(&prepared.gate)?)?)?)
     }
 
     fn device(&self) -> Device {

@@ -2,14 +2,16 @@
 //! exact denoiser of the prior's own Gaussian, so that the network learns only what is not Gaussian:
 //!
 //! ```text
-//! D(x, t) = W(x, t) + c_out(t) F(inputs; ln t)
+//! D(x, t) = W(x, t) + c_out(t) gate(t) F(inputs; ln t)
 //! W(x, t) = mu + C0 (C0 + t^2)^-1 (x - mu)                        (Woodbury, see prior/covariance.rs)
 //! c_out   = sqrt(diag C(t)),  C(t) = t^2 C0 (C0 + t^2)^-1         what is left of the variance, pixel by pixel
+//! gate    = 1 / (1 + t^2 / lambda_1)                              lambda_1 the largest variance of a component
 //! inputs  = [(x - mu) / sqrt(diag C0 + t^2),  (W - mu) / sqrt(diag C0 - diag C(t)),  radius]
 //! ```
 //!
 //! Every per-pixel scale is floored at a quarter of its root mean square over the pixels: the outskirts, where the
-//! training images are nearly empty, would otherwise weigh as much as the galaxy.
+//! training images are nearly empty, would otherwise weigh as much as the galaxy. The gate closes where the noise is
+//! above everything that the prior knows: the best estimate tends to W there, and what a network adds is its own error.
 
 use tch::{Device, Kind, Tensor};
 
@@ -41,6 +43,8 @@ pub struct Skip {
     wiener_scale: Tensor,
     /// sqrt(diag C), `[L, D]`.
     output_scale: Tensor,
+    /// gate(t), `[L]`.
+    gate: Tensor,
     /// Distance of each pixel from the centre, in half sides, `[1, 1, n, n]`.
     radius: Tensor,
 }
@@ -56,6 +60,8 @@ pub struct Prepared {
     pub wiener: Tensor,
     /// c_out, `[B, C, n, n]`.
     pub output_scale: Tensor,
+    /// gate(t), `[B, 1, 1, 1]`.
+    pub gate: Tensor,
 }
 
 impl Skip {
@@ -92,6 +98,8 @@ impl Skip {
             wiener.push(floored(&known)?.f_reciprocal()?.f_to_kind(Kind::Float)?);
             output.push(floored(&left)?.f_to_kind(Kind::Float)?);
         }
+        let strongest = covariance.largest_sd().max(f64::MIN_POSITIVE);
+        let gate: Vec<f32> = levels.iter().map(|&level| (1.0 / (1.0 + (level / strongest).powi(2))) as f32).collect();
         let narrow: Vec<f32> = levels.iter().map(|&level| level as f32).collect();
         Ok(Skip {
             shape: covariance.shape,
@@ -104,6 +112,7 @@ impl Skip {
             input_scale: Tensor::f_stack(&input, 0)?,
             wiener_scale: Tensor::f_stack(&wiener, 0)?,
             output_scale: Tensor::f_stack(&output, 0)?,
+            gate: Tensor::f_from_slice(&gate)?.f_to_device(device)?,
             radius: radius(covariance.shape[1], device)?,
         })
     }
@@ -140,6 +149,7 @@ impl Skip {
             ln_sigma: sigma.f_log()?.f_expand([batch], true)?,
             wiener: known.f_add(&self.mean)?.f_view(shape)?,
             output_scale: self.output_scale.f_index_select(0, index)?.f_view([-1, channels, height, width])?,
+            gate: self.gate.f_index_select(0, index)?.f_view([-1, 1, 1, 1])?,
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::random::Purpose;
 use crate::{Error, Result};
 
 /// Changes whenever the procedural generator draws other galaxies, so that old caches are not taken for new ones.
-const GENERATOR: u32 = 1;
+const GENERATOR: u32 = 2;
 /// Held-out procedural galaxies are numbered from here, training ones from 0.
 const HELDOUT_FIRST: u64 = 1 << 40;
 

@@ -1,7 +1,7 @@
 //! The training step: denoising score matching with the Gaussian skip,
 //!
 //! ```text
-//! loss = mean over pixels of ((D(x0 + t n, t) - x0) / c_out(t))^2 = mean (F - (x0 - W) / c_out)^2
+//! loss = mean over pixels of ((D(x0 + t n, t) - x0) / c_out(t))^2 = mean (gate F - (x0 - W) / c_out)^2
 //! ```
 //!
 //! so that every noise level weighs alike and a network that says nothing has a loss of about one.
@@ -84,7 +84,7 @@ impl Trainer {
             let (x0, noise) = (self.images(&batch.flux)?, self.tensor(&batch.noise)?);
             self.noisy(&self.setup.stretch.forward(&x0)?, &noise, &batch.levels)?
         };
-        let output = self.network.forward(&prepared.inputs, &prepared.ln_sigma)?;
+        let output = self.network.forward(&prepared.inputs, &prepared.ln_sigma)?.f_mul(&prepared.gate)?;
         let squares = output.f_sub(&target)?.f_square()?;
         let per_image = squares.f_mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float)?;
         let loss = per_image.f_mean(Kind::Float)?;
@@ -110,7 +110,7 @@ impl Trainer {
             let length = batch.min(count - first);
             let (part, white) = (x0.f_narrow(0, first, length)?, noise.f_narrow(0, first, length)?);
             let (prepared, target) = self.noisy(&part, &white, &vec![level; length as usize])?;
-            let output = self.averaged.forward(&prepared.inputs, &prepared.ln_sigma)?;
+            let output = self.averaged.forward(&prepared.inputs, &prepared.ln_sigma)?.f_mul(&prepared.gate)?;
             network += output.f_sub(&target)?.f_square()?.f_mean(Kind::Float)?.f_double_value(&[])? * length as f64;
             wiener += target.f_square()?.f_mean(Kind::Float)?.f_double_value(&[])? * length as f64;
         }

@@ -16,7 +16,7 @@ mod palette;
 mod texture;
 
 pub use canvas::{BLUR_FWHM_PIXELS, Canvas, Grid};
-pub use palette::{Colour, Palette};
+pub use palette::{Colour, Palette, Shift};
 
 /// What a galaxy is, before details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

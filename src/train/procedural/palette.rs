@@ -57,21 +57,37 @@ pub struct Palette {
 }
 
 impl Palette {
-    /// Draws the colours of a galaxy. Half of the galaxies are shifted towards the red, the old stars most, as bands
-    /// move blueward of the 4000 A break with redshift.
+    /// Draws the colours of a galaxy, seen in bands that lie up to a redshift of one blueward of where they are defined.
     pub fn draw(kind: Kind, stream: &mut Stream) -> Self {
-        let shift = if stream.chance(0.5) { stream.uniform() } else { 0.0 };
+        let shift = Shift::draw(stream);
         let reddening = (0.08 * stream.normal()).abs();
         let metal = match kind {
             Kind::Irregular | Kind::Clumpy => -0.10,
             Kind::Elliptical | Kind::Lenticular => 0.02,
             _ => 0.0,
         };
-        let old_g_r = 0.74 + metal + 0.05 * stream.normal() + 0.55 * shift;
-        let old = Colour { g_r: old_g_r, r_i: 0.38 + 0.5 * metal + 0.025 * stream.normal() + 0.22 * shift };
-        let young_g_r = 0.18 + 0.08 * stream.normal() + reddening + 0.25 * shift;
-        let young = Colour { g_r: young_g_r, r_i: 0.07 + 0.04 * stream.normal() + 0.6 * reddening + 0.10 * shift };
+        let old_g_r = 0.74 + metal + 0.05 * stream.normal() + 0.9 * shift.g_r;
+        let old = Colour { g_r: old_g_r, r_i: 0.38 + 0.5 * metal + 0.025 * stream.normal() + 0.8 * shift.r_i };
+        let young_g_r = 0.18 + 0.08 * stream.normal() + reddening + 0.25 * shift.g_r;
+        let young = Colour { g_r: young_g_r, r_i: 0.07 + 0.04 * stream.normal() + 0.6 * reddening + 0.25 * shift.r_i };
         let middle = old.towards(young, stream.range(0.35, 0.65));
         Palette { old, middle, young }
+    }
+}
+
+/// How far the 4000 A break of old stars has moved through the bands, 0 to 1: through g - r at redshifts up to 0.4,
+/// through r - i from 0.3 to 0.9 (Fukugita, Shimasaku & Ichikawa 1995).
+#[derive(Clone, Copy, Debug)]
+pub struct Shift {
+    pub g_r: f64,
+    pub r_i: f64,
+}
+
+impl Shift {
+    /// Half of the galaxies are seen as they are, the others at a redshift between 0 and 0.9.
+    pub fn draw(stream: &mut Stream) -> Self {
+        let redshift = if stream.chance(0.5) { 0.9 * stream.uniform() } else { 0.0 };
+        let rise = |from: f64, to: f64| ((redshift - from) / (to - from)).clamp(0.0, 1.0);
+        Shift { g_r: rise(0.0, 0.4), r_i: 0.25 * rise(0.0, 0.4) + 0.75 * rise(0.4, 0.9) }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::augment::{AugmentationConfig, View, jitter, resample};
 use super::dataset::DatasetConfig;
-use super::procedural::{Colour, Grid, normalise};
+use super::procedural::{Colour, Grid, Shift, normalise};
 use super::stream::Stream;
 use crate::random::Purpose;
 use crate::sky::cosmology::theta_arcsec;
@@ -155,12 +155,16 @@ impl RealGalaxy {
 /// reversed for some, as real gradients are.
 fn colourise(planes: &[f32], grid: &Grid, stream: &mut Stream) -> Vec<f32> {
     let area = grid.size * grid.size;
-    let shift = if stream.chance(0.4) { stream.uniform() } else { 0.0 };
-    let centre = stream.range(0.35, 0.85) + 0.5 * shift;
+    let shift = Shift::draw(stream);
+    let centre = stream.range(0.35, 0.85);
     let difference = 0.22 + 0.16 * stream.normal();
     let outside = (centre - difference).max(0.1);
     let tilt = 0.03 * stream.normal();
-    let colour = |g_r: f64| Colour { g_r, r_i: 0.05 + 0.42 * g_r + tilt };
+    // Old stars, which are red already, redden most.
+    let colour = |g_r: f64| Colour {
+        g_r: g_r + (0.1 + 1.1 * g_r) * shift.g_r,
+        r_i: 0.05 + 0.42 * g_r + tilt + (0.1 + 0.95 * g_r) * shift.r_i,
+    };
     let (inner, outer) = (colour(centre).sed(&grid.bands), colour(outside).sed(&grid.bands));
     let (light, outer_light) = planes.split_at(area);
     let mut image = Vec::with_capacity(grid.bands.len() * area);
