@@ -313,6 +313,10 @@ impl Linearized for LinearizedGalaxy {
         self.covariance.variance()
     }
 
+    fn precision(&self, vector: &Tensor) -> Result<Tensor> {
+        self.covariance.precision(vector)
+    }
+
     fn noise(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
         self.covariance.draw(noise, step)
     }

@@ -127,6 +127,10 @@ pub trait Linearized {
     fn covariance(&self, vector: &Tensor) -> Result<Tensor>;
     /// Diagonal of Sigma, `[B, C, my, mx]`; one on masked pixels, so that it can be divided by.
     fn variance(&self) -> &Tensor;
+    /// An approximation of Sigma^-1 applied to a vector, symmetric and positive; zero on masked pixels.
+    fn precision(&self, vector: &Tensor) -> Result<Tensor> {
+        Ok(vector.f_div(self.variance())?)
+    }
     /// Draws of N(0, Sigma), `[B, C, my, mx]`, by key.
     fn noise(&self, noise: &BlockNoise, step: u32) -> Result<Tensor>;
 }

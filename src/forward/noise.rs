@@ -24,6 +24,9 @@ pub enum SkyNoise {
     Correlated { power: Tensor },
 }
 
+/// Power below which a mode is not divided by, in units of the variance.
+const LEAST_POWER: f64 = 1e-3;
+
 /// A good size of the periodic grid along an axis with `pixels` pixels: at least `margin` more, so that the ends of the
 /// data do not see each other around the period, and 2^a 3^b 5^c, for which the Fourier transforms are quickest.
 pub fn correlated_grid(pixels: i64, margin: i64) -> i64 {
@@ -145,8 +148,18 @@ impl NoiseModel {
             None => diagonal.f_add(&self.masked)?,
             Some(stationary) => diagonal.f_add(&self.masked)?.f_addcmul_(&self.mask, &stationary.variance)?,
         };
-        let stationary = self.stationary.as_ref().map(Stationary::share);
-        Ok(Covariance { mask: self.mask.shallow_clone(), diagonal, variance, stationary })
+        let mut stationary = None;
+        let mut precision = self.mask.f_div(&variance)?;
+        let mut inverse_root = None;
+        if let Some(ours) = &self.stationary {
+            // Where the two parts meet, the diagonal one decides as soon as it is above the quietest mode of the other.
+            let quiet = ours.variance.f_mul(&ours.quietest)?;
+            let share = quiet.f_div(&diagonal.f_add(&quiet)?)?.f_mul_(&self.mask)?;
+            inverse_root = Some(share.f_mul(&precision)?.f_sqrt()?);
+            precision = precision.f_mul(&share.f_neg()?.f_add_scalar(1.0)?)?;
+            stationary = Some(ours.share());
+        }
+        Ok(Covariance { mask: self.mask.shallow_clone(), diagonal, variance, stationary, precision, inverse_root })
     }
 }
 
@@ -159,6 +172,10 @@ pub struct Covariance {
     /// The whole diagonal, one where masked.
     variance: Tensor,
     stationary: Option<Stationary>,
+    /// Of the approximate inverse: its diagonal part, and the factor on both sides of the inverse of the stationary
+    /// correlation; zero where masked.
+    precision: Tensor,
+    inverse_root: Option<Tensor>,
 }
 
 impl Covariance {
@@ -170,6 +187,19 @@ impl Covariance {
                 let mut out = stationary.apply(&vector.f_mul(&self.mask)?)?.f_mul(&self.mask)?;
                 Ok(out.f_addcmul_(vector, &self.diagonal)?)
             }
+        }
+    }
+
+    /// About Sigma^-1 v: exact for a diagonal Sigma, and close for a stationary one. Where both parts are of a size it
+    /// is a mixture of their inverses. Symmetric, positive, zero where masked.
+    pub fn precision(&self, vector: &Tensor) -> Result<Tensor> {
+        let out = vector.f_mul(&self.precision)?;
+        match (&self.stationary, &self.inverse_root) {
+            (Some(stationary), Some(root)) => {
+                let through = stationary.filter(&vector.f_mul(root)?, &stationary.inverse)?;
+                Ok(out.f_addcmul(&through, root)?)
+            }
+            _ => Ok(out),
         }
     }
 
@@ -196,8 +226,12 @@ struct Stationary {
     /// Half of the (real, even) spectrum, `[C, py, px / 2 + 1]`.
     power: Tensor,
     amplitude: Tensor,
+    /// variance / power: the inverse of the correlation's spectrum.
+    inverse: Tensor,
     /// `[C, 1, 1]`
     variance: Tensor,
+    /// Least power in units of the variance, `[C, 1, 1]`.
+    quietest: Tensor,
     grid: [i64; 2],
     data: [i64; 2],
 }
@@ -223,14 +257,20 @@ impl Stationary {
         let variance = power.f_mean_dim([1i64, 2].as_slice(), true, Kind::Double)?.f_to_kind(kind)?;
         let half = power.f_narrow(2, 0, px / 2 + 1)?.f_contiguous()?;
         let amplitude = half.f_sqrt()?.f_to_kind(kind)?;
-        Ok(Stationary { power: half.f_to_kind(kind)?, amplitude, variance, grid: [py, px], data: [my, mx] })
+        let relative = half.f_div(&variance)?.f_clamp_min(LEAST_POWER)?;
+        let quietest = relative.f_amin([1i64, 2].as_slice(), true)?.f_to_kind(kind)?;
+        let inverse = relative.f_reciprocal()?.f_to_kind(kind)?;
+        let power = half.f_to_kind(kind)?;
+        Ok(Stationary { power, amplitude, inverse, variance, quietest, grid: [py, px], data: [my, mx] })
     }
 
     fn share(&self) -> Self {
         Stationary {
             power: self.power.shallow_clone(),
             amplitude: self.amplitude.shallow_clone(),
+            inverse: self.inverse.shallow_clone(),
             variance: self.variance.shallow_clone(),
+            quietest: self.quietest.shallow_clone(),
             ..*self
         }
     }

@@ -1,17 +1,17 @@
 //! The preconditioner of the data-space solves. J P J^T + Sigma has a few very large eigenvalues, those of the galaxy's
 //! brightness, colour and overall shape, on top of a moderate rest: with V the images of the prior covariance's low-rank
-//! modes and of amplitude and sky,
+//! modes and of amplitude and sky, and Q an approximation of Sigma^-1,
 //!
 //! ```text
-//! M = diag(Sigma) + V V^T,    M^-1 = diag(Sigma)^-1 - diag(Sigma)^-1 V (I + V^T diag(Sigma)^-1 V)^-1 V^T diag(Sigma)^-1
+//! M = Q^-1 + V V^T,    M^-1 = Q - Q V (I + V^T Q V)^-1 V^T Q
 //! ```
 //!
-//! V is taken at the mean of the batch and shared by its samples, so that it costs a few products a sample.
+//! V and Q are taken at the mean of the batch and shared by its samples, so that they cost a few products a sample.
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
-use crate::forward::{Latent, Likelihood};
+use crate::forward::{Latent, Likelihood, Linearized};
 
 /// Added to eigenvalues before dividing by them: far below the 1 that the noise contributes.
 const TINY: f64 = 1e-9;
@@ -22,9 +22,9 @@ const LARGEST: f64 = 1e5;
 
 /// M^-1 of one linearisation.
 pub struct Preconditioner {
-    /// diag(Sigma)^-1/2, `[1, C, my, mx]`.
-    root: Tensor,
-    /// Orthonormal basis of the columns of diag(Sigma)^-1/2 V, `[modes, C my mx]`.
+    /// The linearisation that knows Q.
+    linear: Box<dyn Linearized>,
+    /// Q V u / sqrt(e) for the eigenvectors u of V^T Q V and their eigenvalues e, `[modes, C my mx]`.
     basis: Tensor,
     /// e / (1 + e) for the eigenvalue e of each, `[modes]`.
     removed: Tensor,
@@ -60,28 +60,25 @@ impl Preconditioner {
         }
         directions.ln_amplitude.f_narrow(0, count, amplitudes)?.f_copy_(&nuisance.ln_amplitude_sd.f_diag(0)?)?;
         directions.sky.f_narrow(0, count + amplitudes, bands)?.f_copy_(&nuisance.sky_sd.f_diag(0)?)?;
-        let root = linear.variance().f_rsqrt()?;
-        let whitened = linear
-            .apply(&directions)?
-            .f_mul(&linear.variance().f_rsqrt()?)?
-            .f_view([total, -1])?
-            .f_to_kind(Kind::Double)?;
-        let (eigenvalues, vectors) = whitened.f_matmul(&whitened.f_tr()?)?.f_linalg_eigh("L")?;
+        let images = linear.apply(&directions)?;
+        let weighted = linear.precision(&images)?.f_view([total, -1])?.f_to_kind(Kind::Double)?;
+        let images = images.f_view([total, -1])?.f_to_kind(Kind::Double)?;
+        let gram = weighted.f_matmul(&images.f_tr()?)?;
+        let (eigenvalues, vectors) = gram.f_add(&gram.f_tr()?)?.f_mul_scalar(0.5)?.f_linalg_eigh("L")?;
         // Directions that the data do not see have no eigenvalue to speak of, and need no basis vector.
         let seen = eigenvalues.f_clamp_min(0.0)?;
         let scale = seen.f_add_scalar(TINY)?.f_rsqrt()?;
-        let basis = vectors.f_tr()?.f_matmul(&whitened)?.f_mul(&scale.f_unsqueeze(1)?)?.f_to_kind(Kind::Float)?;
+        let basis = vectors.f_tr()?.f_matmul(&weighted)?.f_mul(&scale.f_unsqueeze(1)?)?.f_to_kind(Kind::Float)?;
         let capped = seen.f_clamp_max(LARGEST)?;
         let removed = capped.f_div(&capped.f_add_scalar(1.0)?)?.f_to_kind(Kind::Float)?;
-        Ok(Preconditioner { root, basis, removed })
+        Ok(Preconditioner { linear, basis, removed })
     }
 
     /// M^-1 r, `[B, C, my, mx]`.
     pub fn apply(&self, residual: &Tensor) -> Result<Tensor> {
         let size = residual.size();
-        let white = residual.f_mul(&self.root)?.f_view([size[0], -1])?;
-        let along = white.f_matmul(&self.basis.f_tr()?)?.f_mul(&self.removed)?;
-        let rest = white.f_sub(&along.f_matmul(&self.basis)?)?;
-        Ok(rest.f_view(size.as_slice())?.f_mul(&self.root)?)
+        let along = residual.f_reshape([size[0], -1])?.f_matmul(&self.basis.f_tr()?)?.f_mul(&self.removed)?;
+        let weighted = self.linear.precision(residual)?;
+        Ok(weighted.f_sub(&along.f_matmul(&self.basis)?.f_view(size.as_slice())?)?)
     }
 }
