@@ -13,6 +13,13 @@ pub struct Stop {
     pub iterations: u32,
 }
 
+impl Stop {
+    /// The same with a tolerance that is larger by `factor`.
+    pub fn loosened(self, factor: f64) -> Self {
+        Stop { tolerance: self.tolerance * factor, ..self }
+    }
+}
+
 /// Solves K w = `rhs` for each sample, K symmetric and positive: `apply(w)` is K w, `precondition(r)` an approximation of
 /// K^-1 r, symmetric and positive too. All of shape `[B, C, my, mx]`. Returns w and the number of iterations made.
 pub fn solve(

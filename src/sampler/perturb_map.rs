@@ -34,6 +34,9 @@ use crate::{Error, Result};
 /// Relative error below which a tangent is not taken anew.
 const TANGENT_GOOD: f64 = 0.02;
 
+/// A solution that only says where to linearise next needs this much less precision.
+const ROUGH: f64 = 10.0;
+
 /// Settings of the sampler.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -105,6 +108,7 @@ impl PerturbMap {
             let conditioned = prior.centre(&centre, &point.image, slack.as_ref())?;
             let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
             let apply = |direction: &Latent| prior.apply(direction);
+            let stop = if round < again { stop.loosened(ROUGH) } else { stop };
             let solution =
                 update(&conditioned, &point, &data, linear.as_ref(), noise.as_ref(), &apply, &preconditioner, stop)?;
             point = within_reach(solution, &point, likelihood.reach())?;

@@ -167,3 +167,62 @@ fn time_of_a_correlated_product() {
         println!("draw {:.2} ms", start.elapsed().as_secs_f64() * 1e3);
     }
 }
+
+/// Largest over smallest eigenvalue of Q Sigma with Q the approximate inverse, and with Q the inverse diagonal.
+fn condition_numbers(covariance: &Covariance, mask: &Tensor) -> (f64, f64) {
+    let pixels = mask.numel() as i64;
+    let eye =
+        Tensor::eye(pixels, (Kind::Double, Device::Cpu)).view([pixels, mask.size()[0], mask.size()[1], mask.size()[2]]);
+    // Masked pixels are left out: both operators are zero there.
+    let used = mask.view(-1).nonzero().view(-1);
+    let square = |t: Tensor| t.view([pixels, pixels]).index_select(0, &used).index_select(1, &used);
+    let sigma = square(covariance.apply(&eye).unwrap());
+    let precision = square(covariance.precision(&eye).unwrap());
+    let asymmetry = (&precision - precision.tr()).abs().max().double_value(&[]);
+    assert!(asymmetry < 1e-12, "{asymmetry}");
+    let condition = |q: &Tensor| {
+        let root = q.linalg_cholesky(false); // Fails where Q is not positive.
+        let values = root.tr().matmul(&sigma).matmul(&root).linalg_eigvalsh("L");
+        values.max().double_value(&[]) / values.min().double_value(&[])
+    };
+    let diagonal = square(eye / covariance.variance());
+    (condition(&precision), condition(&diagonal))
+}
+
+/// The sky alone, and with light in a part of the field that is far above, near and below the sky.
+#[test]
+fn the_approximate_inverse_is_close_to_the_inverse() {
+    let mask = random(&[2, 16, 15], 0, Kind::Double).gt(-1.5).to_kind(Kind::Double);
+    let model = NoiseModel::new(&NoiseInput {
+        sky: &SkyNoise::Correlated { power: power(24, 24) },
+        mask: &mask,
+        inflation: None,
+        gain: None,
+        relative_error: 0.1,
+    })
+    .unwrap();
+    let dark = Tensor::zeros([1, 2, 16, 15], (Kind::Double, Device::Cpu));
+    let ramp = (Tensor::arange(15, (Kind::Double, Device::Cpu)) * 0.5 - 1.0).exp().expand([1, 2, 16, 15], false);
+    for (light, most) in [(dark, 4.0), (ramp, 6.0)] {
+        let (ours, diagonal) = condition_numbers(&model.at(&light, None).unwrap(), &mask);
+        assert!(ours < most && ours < 0.5 * diagonal, "{ours}, with the diagonal alone {diagonal}");
+    }
+}
+
+#[test]
+fn the_inverse_of_a_diagonal_covariance_is_exact() {
+    let mask = random(&[2, 5, 4], 0, Kind::Double).gt(-1.0).to_kind(Kind::Double);
+    let variance = random(&[2, 5, 4], 1, Kind::Double).square() + 0.1;
+    let model = NoiseModel::new(&NoiseInput {
+        sky: &SkyNoise::White { variance },
+        mask: &mask,
+        inflation: None,
+        gain: None,
+        relative_error: 0.1,
+    })
+    .unwrap();
+    let covariance = model.at(&random(&[3, 2, 5, 4], 2, Kind::Double), None).unwrap();
+    let vector = random(&[3, 2, 5, 4], 3, Kind::Double);
+    let back = covariance.precision(&covariance.apply(&vector).unwrap()).unwrap();
+    assert!((back - vector * mask).abs().max().double_value(&[]) < 1e-12);
+}
