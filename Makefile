@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build test demo lint clean
+.PHONY: help setup setup-tests build test demo bench lint clean
 
 help: ## Tells what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,8 @@ test: setup-tests ## All tests, MPI, crash and Slurm ones among them; needs ../s
 demo: build ## A simulated survey, sampled by two ranks, and its pictures in demo/
 	@tools/demo.sh
 
+bench: build ## Timings as ratios; UNSEEING_TORCH_PYTHON names a Python with torch, to compare the network with
+	cargo bench --locked
 
 lint: setup ## Formatting, and clippy without warnings
 	cargo fmt --check

@@ -28,7 +28,7 @@ use crate::prior::{Covariance, Denoiser};
 use crate::{Error, Result};
 
 /// The metadata key of the card.
-const KEY: &str = "card";
+pub const KEY: &str = "card";
 
 /// A prior, ready to be used on one device.
 pub struct Prior {

@@ -4,8 +4,8 @@ use super::conjugate_gradient::Stop;
 use super::perturb_map::{PerturbMap, Settings};
 use super::{Dps, DpsPaper, Sampler};
 use crate::config::SamplerConfig;
-use crate::prior::Prior;
-use crate::prior::card::Normalisation;
+use crate::prior::card::{Card, Normalisation};
+use crate::prior::{Covariance, Prior};
 use crate::{Error, Result};
 
 /// t_max in units of the standard deviation of the prior's strongest mode, unless the config says otherwise.
@@ -18,18 +18,18 @@ pub const METHODS: [&str; 3] = ["perturb-map", "dps", "dps-paper"];
 
 /// The sampler that the config asks for, prepared for `prior` on its device.
 pub fn build(config: &SamplerConfig, prior: &Prior) -> Result<Box<dyn Sampler>> {
+    build_for(config, &prior.card, prior.covariance.to_device(prior.covariance.mean.device())?)
+}
+
+/// The same for a prior with this card and covariance.
+pub fn build_for(config: &SamplerConfig, card: &Card, covariance: Covariance) -> Result<Box<dyn Sampler>> {
+    let levels = settings(config, card, &covariance)?;
     match config.method.as_str() {
-        "perturb-map" => Ok(Box::new(PerturbMap::new(
-            prior.covariance.to_device(prior.covariance.mean.device())?,
-            settings(config, prior)?,
-        )?)),
-        "dps" => {
-            let levels = settings(config, prior)?;
-            Ok(Box::new(Dps::new(config.steps, levels.t_max, levels.t_min, config.guidance)?))
-        }
+        "perturb-map" => Ok(Box::new(PerturbMap::new(covariance, levels)?)),
+        "dps" => Ok(Box::new(Dps::new(config.steps, levels.t_max, levels.t_min, config.guidance)?)),
         "dps-paper" => {
             // The published prior's images lie between -1 and 1; those of other priors have no bounds.
-            let clip = (prior.card.normalisation == Normalisation::BandPeak).then_some(1.0);
+            let clip = (card.normalisation == Normalisation::BandPeak).then_some(1.0);
             Ok(Box::new(DpsPaper::new(config.steps, config.guidance, clip)?))
         }
         other => {
@@ -39,9 +39,8 @@ pub fn build(config: &SamplerConfig, prior: &Prior) -> Result<Box<dyn Sampler>> 
 }
 
 /// The noise levels must lie within what the network was trained for.
-fn settings(config: &SamplerConfig, prior: &Prior) -> Result<Settings> {
-    let card = &prior.card;
-    let t_max = config.t_max.unwrap_or((T_MAX_FACTOR * prior.covariance.largest_sd()).min(card.sigma_max));
+fn settings(config: &SamplerConfig, card: &Card, covariance: &Covariance) -> Result<Settings> {
+    let t_max = config.t_max.unwrap_or((T_MAX_FACTOR * covariance.largest_sd()).min(card.sigma_max));
     let t_min = config.t_min.unwrap_or(T_MIN.max(card.sigma_min));
     for (key, value) in [("t_max", t_max), ("t_min", t_min)] {
         // The levels go through decimal text and through powers: allow for rounding.

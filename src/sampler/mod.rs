@@ -20,7 +20,7 @@ mod preconditioner;
 #[cfg(test)]
 mod toy;
 
-pub use build::build;
+pub use build::{build, build_for};
 pub use dps::Dps;
 pub use dps_paper::DpsPaper;
 pub use perturb_map::PerturbMap;
