@@ -51,7 +51,8 @@ pub fn solve(
         z = precondition(&residual)?;
         let next = dot(&residual, &z)?;
         let old = rz.f_where_self(&active, &rz.f_ones_like()?)?;
-        let beta = next.f_div(&old)?;
+        // Zero for a finished sample: its direction would grow at each iteration, past every number.
+        let beta = next.f_div(&old)?.f_where_self(&active, &rz.f_zeros_like()?)?;
         direction = z.f_addcmul(&direction, &beta)?;
         rz = next.f_where_self(&active, &rz)?;
     }
@@ -92,5 +93,26 @@ mod tests {
         assert_eq!(with_zero.narrow(0, 0, 1).abs().max().double_value(&[]), 0.0);
         let same = (with_zero.narrow(0, 1, 1) - both.narrow(0, 1, 1)).abs().max().double_value(&[]);
         assert!(same < 1e-5);
+    }
+
+    /// A sample that is done early, with a residual far above one, beside one that goes on for hundreds of iterations.
+    #[test]
+    fn a_finished_sample_stays_finite() {
+        let spread: Vec<f32> = (0..400).map(|i| 10f32.powf(i as f32 / 80.0)).collect();
+        let diagonal = Tensor::cat(
+            &[Tensor::ones([1, 400], (Kind::Float, Device::Cpu)), Tensor::from_slice(&spread).view([1, 400])],
+            0,
+        );
+        let diagonal = diagonal.view([2, 1, 1, 400]);
+        // The first sample is solved to a hundredth at once, but for a little of what the preconditioner does not know.
+        let apply = |w: &Tensor| Ok(w * &diagonal);
+        let ramp: Tensor = 1.0 + 1e-3 * Tensor::arange(400, (Kind::Float, Device::Cpu)) / 400.0;
+        let precondition = |r: &Tensor| Ok(r * ramp.view([1, 1, 1, 400]));
+        let normal = Key::new(2, "cg", 0, Purpose::Evaluation, 0).normal(800);
+        let rhs = Tensor::from_slice(&normal).view([2, 1, 1, 400]) * 1e4;
+        let (w, iterations) = solve(&rhs, Stop { tolerance: 1e-2, iterations: 500 }, precondition, apply).unwrap();
+        assert!(iterations > 100, "{iterations}");
+        let error = (w.narrow(0, 0, 1) / rhs.narrow(0, 0, 1) - 1.0).abs().max().double_value(&[]);
+        assert!(error < 1e-2, "{error}");
     }
 }
