@@ -1,4 +1,5 @@
-//! `unseeing moments`: measures the moments of a prior in linear flux from its draws, and writes them into its file.
+//! `unseeing moments`: measures on draws of a prior the moments of its flux and the morphology of each draw, and
+//! writes them into its file.
 
 use std::path::PathBuf;
 
@@ -7,9 +8,10 @@ use tch::{Device, Tensor};
 
 use crate::cli::draw::draws;
 use crate::io::publish::publish_path;
-use crate::posterior::Moments;
+use crate::posterior::{Moments, morphology};
 use crate::prior::Prior;
-use crate::prior::file::with_flux_moments;
+use crate::prior::card::Normalisation;
+use crate::prior::file::{DrawMoments, with_flux_moments};
 use crate::sampler::to_vec;
 use crate::{Error, Result, cli};
 
@@ -50,6 +52,12 @@ pub fn run(args: Args) -> Result<i32> {
     let area = (height * width) as usize;
     let mut moments = Moments::new(pixels);
     let mut totals = Moments::new(bands as usize);
+    let reference = match prior.card.normalisation {
+        Normalisation::ReferenceBand { band } => band,
+        Normalisation::BandPeak => 0,
+    };
+    let names = morphology::names(bands as usize);
+    let mut samples: Vec<(String, Vec<f32>)> = names.into_iter().map(|name| (name, Vec::new())).collect();
     for first in (0..args.count).step_by(CHUNK as usize) {
         let images = draws(&prior, args.seed, args.steps, first, CHUNK.min(args.count - first))?;
         let flux = to_vec(&prior.card.stretch.inverse(&images)?)?;
@@ -57,6 +65,12 @@ pub fn run(args: Args) -> Result<i32> {
             moments.push(draw);
             let sums: Vec<f32> = draw.chunks(area).map(|plane| plane.iter().sum()).collect();
             totals.push(&sums);
+            // As in a posterior draw, the amplitude is the flux in the reference band: here it is one.
+            let scaled: Vec<f32> = draw.iter().map(|value| value / sums[reference]).collect();
+            let measured = morphology::morphology(&scaled, bands as usize, prior.card.pixel_kpc, reference)?;
+            for ((_, column), (_, value)) in samples.iter_mut().zip(measured) {
+                column.push(value);
+            }
         }
     }
     let tensor = |values: &[f64]| -> Result<Tensor> {
@@ -64,7 +78,8 @@ pub fn run(args: Args) -> Result<i32> {
         Ok(Tensor::f_from_slice(&narrow)?.f_view(shape)?)
     };
     let (mean, variance) = (tensor(&moments.mean)?, tensor(&moments.variance())?);
-    let written = with_flux_moments(&bytes, &mean, &variance, moments.count)?;
+    let measured = DrawMoments { mean, variance, draws: moments.count, samples };
+    let written = with_flux_moments(&bytes, &measured)?;
     let out = args.out.as_ref().unwrap_or(&args.prior);
     publish_path(out, |path| std::fs::write(path, &written).map_err(|error| Error::file(path, error)))?;
     let sd: Vec<f64> = totals.variance().iter().map(|variance| variance.sqrt()).collect();

@@ -29,6 +29,8 @@ use crate::{Error, Result};
 
 /// The metadata key of the card.
 pub const KEY: &str = "card";
+/// What the names of per-draw quantities begin with.
+const SAMPLES: &str = "moments.samples.";
 
 /// A prior, ready to be used on one device.
 pub struct Prior {
@@ -165,20 +167,48 @@ pub fn prior_bytes(card: &Card, weights: &[(String, Tensor)], moments: Vec<(Stri
     to_bytes(KEY, &card_text(card)?, &tensors)
 }
 
-/// The same file with other flux moments, measured from `draws` draws; everything else keeps its bits.
-pub fn with_flux_moments(bytes: &[u8], mean: &Tensor, variance: &Tensor, draws: u64) -> Result<Vec<u8>> {
+/// What was measured on draws of a prior.
+#[derive(Debug)]
+pub struct DrawMoments {
+    /// Mean and variance of the flux, `[C, n, n]`.
+    pub mean: Tensor,
+    pub variance: Tensor,
+    pub draws: u64,
+    /// Per-draw quantities (`posterior::morphology`), each `[draws]`, for reweighting populations.
+    pub samples: Vec<(String, Vec<f32>)>,
+}
+
+/// The same file with moments measured on draws; everything else keeps its bits.
+pub fn with_flux_moments(bytes: &[u8], moments: &DrawMoments) -> Result<Vec<u8>> {
     let store = Store::from_bytes(bytes, KEY)?;
     let text = store.text.clone();
     let mut tensors: Vec<(String, Tensor)> = store.into_tensors().into_iter().collect();
+    tensors.retain(|(name, _)| !name.starts_with(SAMPLES));
+    for (name, values) in &moments.samples {
+        tensors.push((format!("{SAMPLES}{name}"), Tensor::f_from_slice(values)?));
+    }
+    let DrawMoments { mean, variance, draws, .. } = moments;
     for (name, tensor) in &mut tensors {
         match name.as_str() {
             "moments.flux_mean" => *tensor = mean.shallow_clone(),
             "moments.flux_variance" => *tensor = variance.shallow_clone(),
-            "moments.flux_draws" => *tensor = Tensor::f_from_slice(&[draws as f64])?,
+            "moments.flux_draws" => *tensor = Tensor::f_from_slice(&[*draws as f64])?,
             _ => {}
         }
     }
     to_bytes(KEY, &text, &tensors)
+}
+
+/// The per-draw quantities in a file, of those called `names`; none where its moments are not those of draws.
+pub fn draw_samples(bytes: &[u8], names: &[String]) -> Result<Vec<(String, Vec<f32>)>> {
+    let store = Store::from_bytes(bytes, KEY)?;
+    let mut samples = Vec::new();
+    for name in names {
+        if let Some(values) = store.find(&format!("{SAMPLES}{name}")) {
+            samples.push((name.clone(), Vec::<f32>::try_from(values.f_view(-1)?)?));
+        }
+    }
+    Ok(samples)
 }
 
 fn card_text(card: &Card) -> Result<String> {
@@ -249,7 +279,15 @@ mod tests {
     fn new_flux_moments_leave_the_rest_alone() {
         let bytes = prior_bytes(&card(Architecture::Gaussian), &[], moments()).unwrap();
         let ones = Tensor::ones([2, 8, 8], (Kind::Float, Device::Cpu));
-        let changed = with_flux_moments(&bytes, &ones, &(&ones * 2.0), 77).unwrap();
+        let samples = vec![("r50".to_string(), vec![1.0f32, 2.5]), ("gini".to_string(), vec![0.5, f32::NAN])];
+        let measured = |samples| DrawMoments { mean: ones.copy(), variance: &ones * 2.0, draws: 77, samples };
+        let changed = with_flux_moments(&bytes, &measured(samples.clone())).unwrap();
+        let names = ["r20", "r50"].map(String::from);
+        assert_eq!(draw_samples(&changed, &names).unwrap(), samples[..1]);
+        assert_eq!(draw_samples(&bytes, &names).unwrap(), []);
+        // What was measured before is replaced as a whole.
+        let again = with_flux_moments(&changed, &measured(samples[1..].to_vec())).unwrap();
+        assert_eq!(draw_samples(&again, &names).unwrap(), []);
         let (old, new) =
             (Prior::from_bytes(&bytes, Device::Cpu).unwrap(), Prior::from_bytes(&changed, Device::Cpu).unwrap());
         assert_eq!((new.flux_mean, new.flux_draws), (ones, 77));

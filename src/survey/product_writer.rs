@@ -5,6 +5,7 @@ use std::path::Path;
 use super::receipt::{ShardContext, ShardWriter};
 use crate::device::{Fact, describe};
 use crate::io::about::hdf5_version;
+use crate::posterior::morphology;
 use crate::prior::card::Normalisation;
 use crate::prior::file;
 use crate::product::ObjectRecord;
@@ -58,6 +59,6 @@ fn meta(context: &ShardContext) -> Result<ShardMeta> {
         ],
         prior: card.name,
         prior_caution: card.caution,
-        prior_samples: Vec::new(),
+        prior_samples: file::draw_samples(context.prior, &morphology::names(card.bands.len()))?,
     })
 }

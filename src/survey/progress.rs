@@ -23,6 +23,8 @@ pub struct Progress {
     started: Instant,
     last_line: Instant,
     ended: u64,
+    /// Objects that had ended before this run.
+    before: u64,
 }
 
 impl Progress {
@@ -44,6 +46,7 @@ impl Progress {
             started: now,
             last_line: now,
             ended: 0,
+            before: published,
         }
     }
 
@@ -55,9 +58,12 @@ impl Progress {
     /// Shows the state: objects of the open shards that have ended, and how many of those failed.
     pub fn show(&mut self, ended_open: u64, failed: u64) {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
-        let rate = self.work as f64 / f64::from(self.steps.max(1)) / seconds;
+        let done = self.work as f64 / f64::from(self.steps.max(1));
+        let rate = done / seconds;
         self.ended = (self.published + ended_open).max(self.ended).min(self.objects);
-        let left = (self.objects - self.ended) as f64 * f64::from(self.samples) / rate.max(1e-9);
+        let samples = |objects: u64| objects as f64 * f64::from(self.samples);
+        let begun = (done - samples(self.ended.saturating_sub(self.before))).max(0.0);
+        let left = (samples(self.objects - self.ended) - begun).max(0.0) / rate.max(1e-9);
         let message = format!("{rate:.1} samples/s, {} failed, {} left", self.failed + failed, duration(left));
         if let Some(bar) = &self.bar {
             bar.set_position(self.ended);

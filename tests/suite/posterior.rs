@@ -31,4 +31,14 @@ fn mpi_the_real_engine_gives_the_same_bytes_on_any_number_of_ranks() {
     }
     digests.dedup();
     assert_eq!(digests.len(), 1, "different content: {digests:?}");
+
+    // The interim prior's own morphology is in the product, in the units of the posterior's.
+    let shard = unseeing::product::read::Shard::open(&survey.join("run-1/shards/00000.h5")).unwrap();
+    let sizes = shard.meta.prior_samples.iter().find(|(name, _)| name == "r50").map(|(_, values)| values);
+    let mut sizes = sizes.expect("the product has no prior/r50").clone();
+    sizes.retain(|size| size.is_finite());
+    sizes.sort_by(f32::total_cmp);
+    assert!(sizes.len() > 1000, "{} draws of the prior have a size", sizes.len());
+    let median = sizes[sizes.len() / 2];
+    assert!((1.5..8.0).contains(&median), "median half-light radius of the prior's draws: {median} kpc");
 }
