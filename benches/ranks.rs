@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const TURNS: usize = 3;
+const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unseeing");
 
 fn main() {
@@ -20,7 +21,7 @@ fn bench() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let survey = folder.path().join("survey");
     let status = Command::new(PROGRAM)
-        .args(["simulate", "--objects", "2", "--depth", "wide", "--redshift", "0.25,0.6"])
+        .args(["simulate", "--objects", "2", "--depth", "wide", "--redshift", "0.25,0.6", "--prior", PRIOR, "--out"])
         .arg(&survey)
         .stdout(Stdio::null())
         .status()?;

@@ -37,10 +37,10 @@ pub struct Args {
     #[arg(long)]
     white: bool,
     /// Redshifts, LOW,HIGH
-    #[arg(long, value_delimiter = ',', num_args = 1.., default_value = "0.1,0.6")]
+    #[arg(long, value_delimiter = ',', default_value = "0.1,0.6")]
     redshift: Vec<f64>,
     /// AB magnitudes in i (or the last band), LOW,HIGH
-    #[arg(long, value_delimiter = ',', num_args = 1.., default_value = "18.5,22")]
+    #[arg(long, value_delimiter = ',', default_value = "18.5,22")]
     magnitude: Vec<f64>,
     /// Probability of another galaxy in the frame
     #[arg(long, default_value_t = 0.25)]
