@@ -79,11 +79,9 @@ impl ToySurvey {
         let mut command = if ranks == 0 { unseeing() } else { mpirun(ranks) };
         self.runs.set(self.runs.get() + 1);
         let log = self.path(&format!("log-{}", self.runs.get()));
-        let stderr = File::create(&log).unwrap();
         command.args(["run", "--engine", "toy"]).arg(self.path("survey.toml"));
         command.arg("--log-json").arg(self.path(&format!("json-{}", self.runs.get())));
-        let child = command.stdout(stderr.try_clone().unwrap()).stderr(stderr).spawn().unwrap();
-        Run { child, log, started: Instant::now() }
+        Run::start(command, log)
     }
 
     /// Runs to the end; returns the exit code.
@@ -146,6 +144,13 @@ pub struct Run {
 }
 
 impl Run {
+    /// Starts a program that writes what it says into `log`.
+    pub fn start(mut command: Command, log: PathBuf) -> Run {
+        let stderr = File::create(&log).unwrap();
+        let child = command.stdout(stderr.try_clone().unwrap()).stderr(stderr).spawn().unwrap();
+        Run { child, log, started: Instant::now() }
+    }
+
     /// Waits for the end; returns the exit code, 128 + the signal if it was killed.
     pub fn code(mut self) -> i32 {
         let status = self.wait();

@@ -1,22 +1,71 @@
 //! The real engine with the shipped prior, on a simulated survey.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
-use crate::common::{mpirun, unseeing};
+use crate::common::{Run, kill, mpirun, unseeing};
 
 const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
 
-/// Few draws of few steps: bits are tested here, not statistics.
-#[test]
-fn mpi_the_real_engine_gives_the_same_bytes_on_any_number_of_ranks() {
-    let folder = tempfile::tempdir().unwrap();
-    let survey = folder.path().join("survey");
-    let simulate = ["simulate", "--objects", "2", "--depth", "wide", "--samples", "5", "--prior", PRIOR, "--out"];
+/// A survey of two galaxies in a folder, and its config: few draws of few steps, for bits are tested here, not
+/// statistics.
+fn survey(folder: &Path, samples: u32) -> (PathBuf, String) {
+    let survey = folder.join("survey");
+    let samples = samples.to_string();
+    let simulate = ["simulate", "--objects", "2", "--depth", "wide", "--samples", &samples, "--prior", PRIOR, "--out"];
     let made = unseeing().args(simulate).arg(&survey).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let text = std::fs::read_to_string(survey.join("config.toml")).unwrap();
     let text = text.replace("block = 16", "block = 1").replace("\nsteps = 32", "\nsteps = 6");
-    assert!(text.contains("block = 1\n") && text.contains("steps = 6\n"), "{text}");
+    let text = text.replace("journal_interval = 60.0", "journal_interval = 1.0");
+    let edited = ["block = 1\n", "steps = 6\n", "journal_interval = 1.0\n"];
+    assert!(edited.iter().all(|line| text.contains(line)), "{text}");
+    (survey, text)
+}
+
+/// A killed rank takes the job with it; the next run, with other ranks, goes on to what an undisturbed run gives.
+#[test]
+fn crash_of_the_real_engine_leaves_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (survey, text) = survey(folder.path(), 8);
+    let config = |run: &str| {
+        let config = survey.join(format!("{run}.toml"));
+        std::fs::write(&config, text.replace("folder = \"run\"", &format!("folder = \"{run}\""))).unwrap();
+        config
+    };
+    let start = |ranks: usize, config: &Path| {
+        let mut command = mpirun(ranks);
+        command.arg("run").arg(config);
+        Run::start(command, folder.path().join("log"))
+    };
+    let receipt = |run: &str| -> Value {
+        let receipt = std::fs::read_to_string(survey.join(run).join("receipts/00000.json")).unwrap();
+        serde_json::from_str(&receipt).unwrap()
+    };
+    assert_eq!(start(2, &config("undisturbed")).code(), 0);
+    let killed = config("killed");
+    let mut run = start(2, &killed);
+    let journaled = || {
+        let Ok(journals) = std::fs::read_dir(survey.join("killed/journals")) else { return 0 };
+        journals.flatten().filter_map(|entry| entry.metadata().ok()).map(|data| data.len()).sum::<u64>()
+    };
+    run.until("work in the journal", || journaled() > 10_000);
+    let ranks = run.ranks();
+    assert_eq!(ranks.len(), 2);
+    kill(ranks[1], libc::SIGKILL);
+    assert_ne!(run.code(), 0);
+    assert!(!survey.join("killed/receipts/00000.json").exists(), "the run was done before its rank was killed");
+    assert_eq!(start(3, &killed).code(), 0);
+    let (found, want) = (receipt("killed"), receipt("undisturbed"));
+    assert_eq!((&want["objects"], &want["failed"]), (&Value::from(2), &Value::from(0)), "{want}");
+    assert_eq!(found["content_blake3"], want["content_blake3"]);
+}
+
+#[test]
+fn mpi_the_real_engine_gives_the_same_bytes_on_any_number_of_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (survey, text) = survey(folder.path(), 5);
     let mut digests = Vec::new();
     for ranks in [1, 2, 3, 5] {
         let config = survey.join(format!("config-{ranks}.toml"));
