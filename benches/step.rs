@@ -1,6 +1,6 @@
 //! Seconds of a sampler step inside and outside the network, for the shipped prior and for the published 256 x 256
 //! network (random weights; its cost does not depend on them). One thread; simulated observations with white noise.
-//! Prints outside / whole step for both. Takes a few minutes and about 6 GB.
+//! Prints outside / whole step for both. Takes a minute or two.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -19,7 +19,7 @@ use unseeing::random::{BlockNoise, Key, Purpose};
 use unseeing::sampler;
 
 const PRIOR: &str = "priors/default.safetensors";
-/// The S/N of the observations: about that of a galaxy of 21 mag in HSC Wide.
+/// The S/N of the observations (of the galaxy as a whole, in the reference band).
 const SIGNAL_TO_NOISE: f64 = 100.0;
 const REDSHIFT: f64 = 0.4;
 
@@ -77,7 +77,7 @@ fn bench() -> Result<()> {
         small.1 / (small.0 + small.1)
     );
 
-    // The same galaxies on 256 x 256 pixels of half the size, so that the galaxy covers as many pixels as in the paper.
+    // The same galaxy on four times as many pixels a side, seen on the grid of the paper.
     let large = enlarged(&covariance, 4)?;
     let factor = 4.0;
     let Stretch::Asinh { scale } = card.stretch else {

@@ -39,7 +39,7 @@ impl Preconditioner {
         modes: Option<&Tensor>,
         tangent_error: f64,
     ) -> Result<Self> {
-        // A sample that is not finite any more must not spoil the others.
+        // A sample that has become NaN must not spoil the others.
         let mean = |tensor: &Tensor| tensor.f_nanmean([0i64].as_slice(), true, Kind::Float);
         let centre =
             Latent { image: mean(&point.image)?, ln_amplitude: mean(&point.ln_amplitude)?, sky: mean(&point.sky)? };

@@ -57,7 +57,7 @@ pub struct Palette {
 }
 
 impl Palette {
-    /// Draws the colours of a galaxy, seen in bands that lie up to a redshift of one blueward of where they are defined.
+    /// Draws the colours of a galaxy, half of them as the bands see them at a redshift of up to 0.9.
     pub fn draw(kind: Kind, stream: &mut Stream) -> Self {
         let shift = Shift::draw(stream);
         let reddening = (0.08 * stream.normal()).abs();
@@ -76,7 +76,7 @@ impl Palette {
 }
 
 /// How far the 4000 A break of old stars has moved through the bands, 0 to 1: through g - r at redshifts up to 0.4,
-/// through r - i from 0.3 to 0.9 (Fukugita, Shimasaku & Ichikawa 1995).
+/// through r - i mostly from 0.4 to 0.9. Roughly the colours of ellipticals in Fukugita, Shimasaku & Ichikawa (1995).
 #[derive(Clone, Copy, Debug)]
 pub struct Shift {
     pub g_r: f64,
