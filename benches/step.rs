@@ -22,6 +22,8 @@ const PRIOR: &str = "priors/default.safetensors";
 /// The S/N of the observations (of the galaxy as a whole, in the reference band).
 const SIGNAL_TO_NOISE: f64 = 100.0;
 const REDSHIFT: f64 = 0.4;
+/// The paper's pixels.
+const PUBLISHED_PIXEL_KPC: f64 = 0.4;
 
 /// A denoiser that adds up the time it takes.
 struct Timed {
@@ -69,7 +71,7 @@ fn bench() -> Result<()> {
     let levels = [card.sigma_max, card.sigma_min];
     let noise = BlockNoise::new(2, "truth", 0, 1);
     let truth = ancestral::draw(denoiser.as_ref(), &covariance, levels, 32, &noise)?;
-    let small = measure(denoiser, &card, &covariance, card.stretch, reference, &truth, 16)?;
+    let small = measure(denoiser, &card, &covariance, card.stretch, reference, &truth, card.pixel_kpc, 16)?;
     println!(
         "shipped prior, 16 samples: network {:.4} s a step, outside {:.4} s, outside / step {:.3}",
         small.0,
@@ -87,19 +89,9 @@ fn bench() -> Result<()> {
     let truth = truth.f_upsample_bilinear2d([256, 256], false, None, None)?;
     let gaussian = GaussianDenoiser::new(enlarged(&covariance, 4)?);
     const SAMPLES: u32 = 4;
-    let (_, outside) = measure(Box::new(gaussian), &card, &large, stretch, reference, &truth, SAMPLES)?;
-    let config = UnetConfig {
-        image_size: 256,
-        num_channels: 192,
-        num_res_blocks: 3,
-        num_heads: 4,
-        attention_resolutions: "16,8".into(),
-        learn_sigma: false,
-        noise_schedule: "cosine".into(),
-        diffusion_steps: 1000,
-        use_scale_shift_norm: true,
-        rescale_timesteps: true,
-    };
+    let (_, outside) =
+        measure(Box::new(gaussian), &card, &large, stretch, reference, &truth, PUBLISHED_PIXEL_KPC, SAMPLES)?;
+    let config = UnetConfig::published();
     let source = |name: &str, shape: &[i64]| {
         let count = shape.iter().product::<i64>();
         let few = Key::new(1, name, 0, Purpose::Weights, 0).normal(count.min(4096) as usize);
@@ -120,6 +112,7 @@ fn bench() -> Result<()> {
 }
 
 /// Seconds of a step in the denoiser and outside it.
+#[allow(clippy::too_many_arguments)] // What a subject is made of.
 fn measure(
     denoiser: Box<dyn Denoiser>,
     card: &Card,
@@ -127,16 +120,16 @@ fn measure(
     stretch: Stretch,
     reference: usize,
     truth: &Tensor,
+    pixel_kpc: f64,
     draws: u32,
 ) -> Result<(f64, f64)> {
     let timed = Timed { inner: denoiser, seconds: Cell::new(0.0), calls: Cell::new(0) };
-    let size = covariance.shape[1];
     let subject = Subject {
         denoiser: &timed,
         sampler: &*sampler::build_for(&SamplerConfig::default(), card, covariance.to_device(Device::Cpu)?)?,
         stretch,
         reference,
-        pixel_kpc: card.pixel_kpc * card.size as f64 / size as f64,
+        pixel_kpc,
         device: Device::Cpu,
         seed: 1,
     };

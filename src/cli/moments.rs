@@ -10,7 +10,6 @@ use crate::cli::draw::draws;
 use crate::io::publish::publish_path;
 use crate::posterior::{Moments, morphology};
 use crate::prior::Prior;
-use crate::prior::card::Normalisation;
 use crate::prior::file::{DrawMoments, with_flux_moments};
 use crate::sampler::to_vec;
 use crate::{Error, Result, cli};
@@ -52,10 +51,7 @@ pub fn run(args: Args) -> Result<i32> {
     let area = (height * width) as usize;
     let mut moments = Moments::new(pixels);
     let mut totals = Moments::new(bands as usize);
-    let reference = match prior.card.normalisation {
-        Normalisation::ReferenceBand { band } => band,
-        Normalisation::BandPeak => 0,
-    };
+    let reference = prior.card.normalisation.reference();
     let names = morphology::names(bands as usize);
     let mut samples: Vec<(String, Vec<f32>)> = names.into_iter().map(|name| (name, Vec::new())).collect();
     for first in (0..args.count).step_by(CHUNK as usize) {

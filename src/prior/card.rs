@@ -43,6 +43,16 @@ pub enum Normalisation {
     BandPeak,
 }
 
+impl Normalisation {
+    /// The band whose flux sizes and amplitudes refer to: the first where each band has its own amplitude.
+    pub fn reference(&self) -> usize {
+        match self {
+            Normalisation::ReferenceBand { band } => *band,
+            Normalisation::BandPeak => 0,
+        }
+    }
+}
+
 /// The denoiser behind the prior.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -90,6 +100,24 @@ pub struct UnetConfig {
     pub use_scale_shift_norm: bool,
     #[serde(default = "yes")]
     pub rescale_timesteps: bool,
+}
+
+impl UnetConfig {
+    /// The network of the paper (arXiv:2411.19158): 256 px, base 192, attention at 16 and 8 px.
+    pub fn published() -> Self {
+        UnetConfig {
+            image_size: 256,
+            num_channels: 192,
+            num_res_blocks: 3,
+            num_heads: 4,
+            attention_resolutions: "16,8".into(),
+            learn_sigma: false,
+            noise_schedule: cosine(),
+            diffusion_steps: thousand(),
+            use_scale_shift_norm: yes(),
+            rescale_timesteps: yes(),
+        }
+    }
 }
 
 fn cosine() -> String {

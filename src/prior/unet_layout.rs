@@ -262,24 +262,9 @@ impl Shapes {
 mod tests {
     use super::*;
 
-    fn published() -> UnetConfig {
-        UnetConfig {
-            image_size: 256,
-            num_channels: 192,
-            num_res_blocks: 3,
-            num_heads: 4,
-            attention_resolutions: "16,8".into(),
-            learn_sigma: false,
-            noise_schedule: "cosine".into(),
-            diffusion_steps: 1000,
-            use_scale_shift_norm: true,
-            rescale_timesteps: true,
-        }
-    }
-
     #[test]
     fn the_published_network_has_its_published_size() {
-        let layout = Layout::new(&published(), 3).unwrap();
+        let layout = Layout::new(&UnetConfig::published(), 3).unwrap();
         assert_eq!(layout.parameters(), 369_547_779);
         // 1.495 TFLOP a forward; the published figure leaves out what is below its last digit.
         assert!((layout.flops() / 1.495e12 - 1.0).abs() < 0.002, "{:.4e}", layout.flops());
@@ -297,7 +282,7 @@ mod tests {
             ("attention_resolutions", |config| config.attention_resolutions = "16,x".into()),
         ];
         for (name, change) in cases {
-            let mut config = published();
+            let mut config = UnetConfig::published();
             change(&mut config);
             let error = Layout::new(&config, 3).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

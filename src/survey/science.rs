@@ -56,10 +56,7 @@ impl GalaxyEngine {
 
     /// The band whose total flux the amplitude is; the first where each band has its own.
     fn reference(&self) -> usize {
-        match self.prior.card.normalisation {
-            Normalisation::ReferenceBand { band } => band,
-            Normalisation::BandPeak => 0,
-        }
+        self.prior.card.normalisation.reference()
     }
 }
 
