@@ -7,16 +7,17 @@ use clap::Args as ClapArgs;
 use tch::{Device, Tensor};
 use zip::write::SimpleFileOptions;
 
+use crate::config::SamplerConfig;
 use crate::io::publish::publish_path;
+use crate::prior::Prior;
 use crate::prior::store::to_bytes;
-use crate::prior::{Prior, ancestral};
 use crate::random::BlockNoise;
-use crate::sampler::to_vec;
+use crate::sampler::{self, Problem, to_vec};
 use crate::train::picture::write_grid;
 use crate::{Error, Result, cli};
 
 /// Draws in one batch of the network.
-const BLOCK: u32 = 16;
+pub const BLOCK: u32 = 16;
 
 /// Arguments of `unseeing draw`.
 #[derive(ClapArgs)]
@@ -28,7 +29,7 @@ pub struct Args {
     count: u32,
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Noise levels of a draw; each costs two evaluations of the network
+    /// Noise levels of a draw; each costs an evaluation of the network
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]
     steps: u32,
     /// Threads of the network
@@ -62,13 +63,17 @@ pub fn run(args: Args) -> Result<i32> {
     Ok(cli::DONE)
 }
 
-/// Draws `first .. first + count` of the prior in its stretched space, `[count, C, n, n]`, by key.
+/// Draws `first .. first + count` of the prior in its stretched space, `[count, C, n, n]`, by key: the default sampler
+/// without data, so that they are draws of the prior that posteriors are made with.
 pub fn draws(prior: &Prior, seed: u64, steps: u32, first: u32, count: u32) -> Result<Tensor> {
-    let range = [prior.card.sigma_max, prior.card.sigma_min];
+    let config = SamplerConfig { steps, ..SamplerConfig::default() };
+    let sampler = sampler::build(&config, prior)?;
+    let device = prior.covariance.mean.device();
     let mut parts = Vec::new();
     for start in (first..first + count).step_by(BLOCK as usize) {
         let noise = BlockNoise::new(seed, "prior draws", start, BLOCK.min(first + count - start));
-        parts.push(ancestral::draw(prior.denoiser.as_ref(), &prior.covariance, range, steps, &noise)?);
+        let denoiser = prior.denoiser.as_ref();
+        parts.push(sampler::run(sampler.as_ref(), &Problem { denoiser, likelihood: None, noise, device })?.image);
     }
     Ok(Tensor::f_cat(&parts, 0)?)
 }

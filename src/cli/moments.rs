@@ -6,16 +6,20 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use tch::{Device, Tensor};
 
-use crate::cli::draw::draws;
+use crate::cli::draw::{BLOCK, draws};
 use crate::io::publish::publish_path;
 use crate::posterior::{Moments, morphology};
-use crate::prior::Prior;
 use crate::prior::file::{DrawMoments, with_flux_moments};
+use crate::prior::{Prior, Spread};
+use crate::sampler::build::T_MIN;
 use crate::sampler::to_vec;
 use crate::{Error, Result, cli};
 
 /// Draws that are held at a time.
 const CHUNK: u32 = 64;
+
+/// Draws that the table of the network's uncertainty is measured on.
+const SPREAD_DRAWS: u32 = 512;
 
 /// Arguments of `unseeing moments`.
 #[derive(ClapArgs)]
@@ -27,7 +31,7 @@ pub struct Args {
     count: u32,
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Noise levels of a draw; each costs two evaluations of the network
+    /// Noise levels of a draw; each costs an evaluation of the network
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]
     steps: u32,
     /// Threads of the network
@@ -43,7 +47,12 @@ pub struct Args {
 /// Runs the command and returns the exit code.
 pub fn run(args: Args) -> Result<i32> {
     tch::set_num_threads(i32::from(args.threads.max(1)));
-    let prior = Prior::read(&args.prior, Device::Cpu)?;
+    let mut prior = Prior::read(&args.prior, Device::Cpu)?;
+    // First how uncertain the network is: draws depend on it (a little), and must be those of the file that is written.
+    prior.spread = None;
+    let range = [T_MIN.max(prior.card.sigma_min), prior.card.sigma_max];
+    let some = draws(&prior, args.seed, args.steps, 0, args.count.min(SPREAD_DRAWS))?;
+    prior.spread = Some(Spread::measure(prior.denoiser.as_ref(), &prior.covariance, &some, range, args.seed, BLOCK)?);
     let bytes = std::fs::read(&args.prior).map_err(|error| Error::file(&args.prior, error))?;
     let shape = prior.shape();
     let [bands, height, width] = shape;
@@ -74,7 +83,7 @@ pub fn run(args: Args) -> Result<i32> {
         Ok(Tensor::f_from_slice(&narrow)?.f_view(shape)?)
     };
     let (mean, variance) = (tensor(&moments.mean)?, tensor(&moments.variance())?);
-    let measured = DrawMoments { mean, variance, draws: moments.count, samples };
+    let measured = DrawMoments { mean, variance, draws: moments.count, spread: prior.spread, samples };
     let written = with_flux_moments(&bytes, &measured)?;
     let out = args.out.as_ref().unwrap_or(&args.prior);
     publish_path(out, |path| std::fs::write(path, &written).map_err(|error| Error::file(path, error)))?;

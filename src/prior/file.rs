@@ -8,6 +8,8 @@
 //! moments.diagonal        [C, n, n]    variance left to each pixel
 //! moments.flux_mean       [C, n, n]    mean and variance of prior draws in linear flux at unit amplitude
 //! moments.flux_variance   [C, n, n]
+//! moments.spread_levels   [L]          ln t of the table of the network's uncertainty (spread.rs), where it was measured
+//! moments.spread_nodes    [L, C, K]    moments.spread_ln_factors [L, C, K]
 //! moments.flux_draws      [1]          number of draws behind them; 0: they are those of the training images
 //! ```
 
@@ -24,13 +26,15 @@ use crate::prior::skip::Skip;
 use crate::prior::store::{Store, to_bytes};
 use crate::prior::unet::Unet;
 use crate::prior::vp::VpDenoiser;
-use crate::prior::{Covariance, Denoiser};
+use crate::prior::{Covariance, Denoiser, Spread};
 use crate::{Error, Result};
 
 /// The metadata key of the card.
 pub const KEY: &str = "card";
 /// What the names of per-draw quantities begin with.
 const SAMPLES: &str = "moments.samples.";
+/// What the names of the table of the network's uncertainty begin with.
+const SPREAD: &str = "moments.spread_";
 
 /// A prior, ready to be used on one device.
 pub struct Prior {
@@ -42,6 +46,8 @@ pub struct Prior {
     pub flux_variance: Tensor,
     /// Draws behind `flux_mean` and `flux_variance`; 0 where they are those of the training images.
     pub flux_draws: u64,
+    /// How its uncertainty differs from place to place, where that was measured.
+    pub spread: Option<Spread>,
     pub denoiser: Box<dyn Denoiser>,
     /// blake3 of the file.
     pub digest: String,
@@ -99,11 +105,13 @@ impl Prior {
             }
         };
         let image = |name: &str| -> Result<Tensor> { Ok(store.get(name, &shape)?.f_to_device(device)?) };
+        let spread = spread(&store, shape[0], device)?;
         debug_assert_eq!(pixels, covariance.mean.numel() as i64);
         Ok(Prior {
             flux_mean: image("moments.flux_mean")?,
             flux_variance: image("moments.flux_variance")?,
             flux_draws: store.get("moments.flux_draws", &[1])?.f_double_value(&[0])? as u64,
+            spread,
             denoiser,
             covariance,
             card,
@@ -131,6 +139,17 @@ pub fn covariance(store: &Store, shape: [i64; 3]) -> Result<Covariance> {
         }
     }
     Covariance::new(shape, mean, components, variances, diagonal)
+}
+
+/// The table of the network's uncertainty in a file; `None` where it was not measured.
+fn spread(store: &Store, bands: i64, device: Device) -> Result<Option<Spread>> {
+    let Some(levels) = store.find("moments.spread_levels") else { return Ok(None) };
+    let levels = Vec::<f64>::try_from(levels.f_to_kind(Kind::Double)?.f_view(-1)?)?;
+    let nodes = store.any("moments.spread_nodes")?;
+    let shape = [levels.len() as i64, bands, nodes.size().last().copied().unwrap_or(0)];
+    let nodes = store.get("moments.spread_nodes", &shape)?;
+    let ln_factors = store.get("moments.spread_ln_factors", &shape)?;
+    Ok(Some(Spread::new(levels, nodes, ln_factors)?.to_device(device)?))
 }
 
 /// The tensors of a covariance and of flux moments, by their names in a file.
@@ -174,6 +193,8 @@ pub struct DrawMoments {
     pub mean: Tensor,
     pub variance: Tensor,
     pub draws: u64,
+    /// How the network's uncertainty differs from place to place; `None` leaves the file's as it is.
+    pub spread: Option<Spread>,
     /// Per-draw quantities (`posterior::morphology`), each `[draws]`, for reweighting populations.
     pub samples: Vec<(String, Vec<f32>)>,
 }
@@ -184,6 +205,13 @@ pub fn with_flux_moments(bytes: &[u8], moments: &DrawMoments) -> Result<Vec<u8>>
     let text = store.text.clone();
     let mut tensors: Vec<(String, Tensor)> = store.into_tensors().into_iter().collect();
     tensors.retain(|(name, _)| !name.starts_with(SAMPLES));
+    if let Some(spread) = &moments.spread {
+        tensors.retain(|(name, _)| !name.starts_with(SPREAD));
+        let (levels, nodes, ln_factors) = spread.parts();
+        tensors.push((format!("{SPREAD}levels"), Tensor::f_from_slice(levels)?));
+        tensors.push((format!("{SPREAD}nodes"), nodes.shallow_clone()));
+        tensors.push((format!("{SPREAD}ln_factors"), ln_factors.shallow_clone()));
+    }
     for (name, values) in &moments.samples {
         tensors.push((format!("{SAMPLES}{name}"), Tensor::f_from_slice(values)?));
     }
@@ -280,7 +308,8 @@ mod tests {
         let bytes = prior_bytes(&card(Architecture::Gaussian), &[], moments()).unwrap();
         let ones = Tensor::ones([2, 8, 8], (Kind::Float, Device::Cpu));
         let samples = vec![("r50".to_string(), vec![1.0f32, 2.5]), ("gini".to_string(), vec![0.5, f32::NAN])];
-        let measured = |samples| DrawMoments { mean: ones.copy(), variance: &ones * 2.0, draws: 77, samples };
+        let measured =
+            |samples| DrawMoments { mean: ones.copy(), variance: &ones * 2.0, draws: 77, spread: None, samples };
         let changed = with_flux_moments(&bytes, &measured(samples.clone())).unwrap();
         let names = ["r20", "r50"].map(String::from);
         assert_eq!(draw_samples(&changed, &names).unwrap(), samples[..1]);

@@ -19,11 +19,13 @@ pub mod file;
 pub mod lean;
 pub mod lean_denoiser;
 pub mod skip;
+pub mod spread;
 pub mod store;
 
 pub use card::Card;
 pub use covariance::{Covariance, Level};
 pub use file::Prior;
+pub use spread::Spread;
 pub use weights::{Weights, write_safetensors};
 
 /// A prior, seen through its denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] (variance-exploding convention, as in

@@ -6,7 +6,7 @@ use super::Problem;
 use super::conjugate_gradient::dot;
 use crate::Result;
 use crate::forward::{Constraint, Latent, Likelihood, NuisancePrior};
-use crate::prior::Level;
+use crate::prior::covariance::Local;
 use crate::random::Purpose;
 
 /// The prior of a step, N(D, C) with amplitude and sky, conditioned on what images of the prior are known to fulfil
@@ -14,7 +14,7 @@ use crate::random::Purpose;
 /// C - C h h^T C / (h^T C h + sd^2).
 pub struct ConditionedPrior<'a> {
     nuisance: &'a NuisancePrior,
-    level: &'a Level,
+    level: &'a Local<'a>,
     condition: Option<Condition>,
 }
 
@@ -31,7 +31,7 @@ impl<'a> ConditionedPrior<'a> {
     pub fn new(
         likelihood: &dyn Likelihood,
         nuisance: &'a NuisancePrior,
-        level: &'a Level,
+        level: &'a Local<'a>,
         image: &Tensor,
     ) -> Result<Self> {
         let condition = match likelihood.constraint(image)? {
@@ -87,7 +87,7 @@ pub fn perturbation(problem: &Problem, nuisance: &NuisancePrior, step: u32, imag
 }
 
 /// The prior covariance diag(C, s_a^2, sigma_b^2) applied to a direction; without a level the image is held fixed.
-pub fn scale_by_prior(direction: &Latent, nuisance: &NuisancePrior, level: Option<&Level>) -> Result<Latent> {
+pub fn scale_by_prior(direction: &Latent, nuisance: &NuisancePrior, level: Option<&Local>) -> Result<Latent> {
     Ok(Latent {
         image: match level {
             Some(level) => level.covariance(&direction.image)?,
@@ -154,6 +154,7 @@ mod tests {
         )
         .unwrap();
         let level = covariance.level(0.8).unwrap();
+        let level = level.scaled_by(None);
         let none = |count: i64| Tensor::zeros([count], (Kind::Float, tch::Device::Cpu));
         let nuisance = NuisancePrior { ln_amplitude_mean: none(1), ln_amplitude_sd: none(1), sky_sd: none(1) };
         let likelihood = Constrained { data: random(3, &[1, 3, 3]), nuisance };

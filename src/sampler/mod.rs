@@ -17,6 +17,7 @@ pub mod dps_paper;
 mod guidance;
 pub mod perturb_map;
 mod preconditioner;
+mod tangent;
 #[cfg(test)]
 mod toy;
 

@@ -1,0 +1,161 @@
+//! The default sampler against what is known exactly.
+
+use super::*;
+use crate::forward::NuisancePrior;
+use crate::forward::linear::LinearLikelihood;
+use crate::prior::analytic::{GaussianDenoiser, MixtureDenoiser};
+use crate::random::{BlockNoise, Key};
+use tch::{Device, Kind};
+
+fn random(step: u32, shape: &[i64]) -> Tensor {
+    let count = shape.iter().product::<i64>() as usize;
+    Tensor::from_slice(&Key::new(11, "pm", 0, Purpose::Evaluation, step).normal(count)).view(shape)
+}
+
+/// Mean and variance of the draws against the closed form, for x, ln a and sky, within Monte Carlo error.
+#[test]
+fn gaussian_posterior_is_exact_at_32_steps() {
+    let shape = [1, 4, 4];
+    let (q, _) = random(0, &[16, 5]).qr(true);
+    let variances = Tensor::from_slice(&[4.0f32, 2.0, 1.0, 0.5, 0.2]);
+    let diagonal = random(1, &[16]).square() * 0.2 + 0.01;
+    let covariance =
+        || Covariance::new(shape, random(2, &[16]), q.tr().contiguous(), variances.copy(), diagonal.copy()).unwrap();
+    let nuisance = NuisancePrior {
+        ln_amplitude_mean: Tensor::from_slice(&[0.4f32]),
+        ln_amplitude_sd: Tensor::from_slice(&[0.3f32]),
+        sky_sd: Tensor::from_slice(&[0.5f32]),
+    };
+    // y = A x + c ln a + 1 sky + noise, A a 12 x 16 matrix.
+    let matrix = random(3, &[12, 16]) * 0.5;
+    let amplitude = random(4, &[12, 1]);
+    let likelihood =
+        LinearLikelihood::new(random(5, &[1, 1, 12]), matrix.copy(), amplitude.copy(), 0.3, nuisance).unwrap();
+    let denoiser = GaussianDenoiser::new(covariance());
+    let settings = Settings {
+        steps: 32,
+        t_max: 3.0 * covariance().largest_sd(),
+        t_min: 0.01,
+        relinearizations: 0,
+        stop: Stop { tolerance: 1e-5, iterations: 60 },
+    };
+    let sampler = PerturbMap::new(covariance(), None, settings).unwrap();
+    let count = 4000u32;
+    let problem = Problem {
+        denoiser: &denoiser,
+        likelihood: Some(&likelihood),
+        noise: BlockNoise::new(1, "gaussian", 0, count),
+        device: Device::Cpu,
+    };
+    let draws = crate::sampler::run(&sampler, &problem).unwrap();
+    let flat = Tensor::cat(&[draws.image.view([-1, 16]), draws.ln_amplitude.view([-1, 1]), draws.sky.view([-1, 1])], 1)
+        .to_kind(Kind::Double);
+
+    let double = |t: &Tensor| t.to_kind(Kind::Double);
+    let c0 = double(&q).matmul(&double(&variances).diag(0)).matmul(&double(&q).tr()) + double(&diagonal).diag(0);
+    let extra = Tensor::from_slice(&[0.09f64, 0.25]).diag(0);
+    let zeros = Tensor::zeros([16, 2], (Kind::Double, Device::Cpu));
+    let prior = Tensor::cat(&[Tensor::cat(&[c0, zeros.copy()], 1), Tensor::cat(&[zeros.tr(), extra], 1)], 0);
+    let ones = Tensor::ones([12, 1], (Kind::Double, Device::Cpu));
+    let jacobian = Tensor::cat(&[double(&matrix), double(&amplitude), ones], 1);
+    let mean0 = Tensor::cat(&[double(&random(2, &[16])), Tensor::from_slice(&[0.4f64, 0.0])], 0);
+    let noise = Tensor::eye(12, (Kind::Double, Device::Cpu)) * 0.09;
+    let gain = prior.matmul(&jacobian.tr()).matmul(&(jacobian.matmul(&prior).matmul(&jacobian.tr()) + noise).inverse());
+    let observed = double(&random(5, &[12]));
+    let mean = &mean0 + gain.matmul(&(observed - jacobian.mv(&mean0)));
+    let posterior = &prior - gain.matmul(&jacobian).matmul(&prior);
+    let exact = posterior.diagonal(0, 0, 1);
+
+    let found_mean = flat.mean_dim(0, false, Kind::Double);
+    let found = flat.var_dim(0, true, false);
+    // 18 quantities: 4 standard errors.
+    let z = ((found_mean - mean) / (&exact / f64::from(count)).sqrt()).abs().max().double_value(&[]);
+    let ratio = (found / exact - 1.0).abs().max().double_value(&[]);
+    assert!(z < 4.0, "mean off by {z} standard errors");
+    assert!(ratio < 4.0 * (2.0 / f64::from(count)).sqrt(), "variance off by a factor {ratio}");
+}
+
+/// Three galaxies: the Gaussian that stands for them in a step must not show in the draws.
+#[test]
+fn without_data_it_draws_from_a_prior_that_is_not_gaussian() {
+    let images = Tensor::cat(&[random(0, &[2, 1, 4, 4]) * 2.0, random(1, &[1, 1, 4, 4]) * 0.2], 0);
+    let scatter = 0.3;
+    let denoiser = MixtureDenoiser::new(images.copy(), scatter).unwrap();
+    let components = Tensor::from_slice(&(0..6000).map(|i| i % 3).collect::<Vec<i64>>());
+    let exact = images.index_select(0, &components) + random(2, &[6000, 1, 4, 4]) * scatter;
+    let covariance = Covariance::fit(&exact, 2, 1e-4).unwrap();
+    let settings = Settings {
+        steps: 64,
+        t_max: 3.0 * covariance.largest_sd(),
+        t_min: 0.02,
+        relinearizations: 0,
+        stop: Stop { tolerance: 1e-3, iterations: 10 },
+    };
+    let sampler = PerturbMap::new(covariance, None, settings).unwrap();
+    let noise = BlockNoise::new(1, "mixture", 0, 3000);
+    let problem = Problem { denoiser: &denoiser, likelihood: None, noise, device: Device::Cpu };
+    let draws = crate::sampler::run(&sampler, &problem).unwrap().image;
+    let nearest = |x: &Tensor| {
+        let gaps = (x.unsqueeze(1) - images.unsqueeze(0)).square().sum_dim_intlist(
+            [2i64, 3, 4].as_slice(),
+            false,
+            Kind::Float,
+        );
+        let (least, which) = gaps.min_dim(1, false);
+        let shares: Vec<f64> =
+            (0..3).map(|k| which.eq(k).to_kind(Kind::Double).mean(Kind::Double).double_value(&[])).collect();
+        (shares, least.mean(Kind::Double).double_value(&[]) / 16.0)
+    };
+    let (shares, variance) = nearest(&draws);
+    // Four standard errors of a share of a third among 3000 are 0.034; 64 steps are not infinitely many.
+    assert!(shares.iter().all(|share| (share - 1.0 / 3.0).abs() < 0.04), "{shares:?}");
+    assert!((variance / (scatter * scatter) - 1.0).abs() < 0.05, "{variance}");
+}
+
+#[test]
+fn saved_and_resumed_after_each_step_gives_the_same_bytes() {
+    let shape = [1, 4, 4];
+    let covariance = || {
+        let (q, _) = random(0, &[16, 2]).qr(true);
+        Covariance::new(
+            shape,
+            random(1, &[16]),
+            q.tr().contiguous(),
+            random(2, &[2]).square(),
+            random(3, &[16]).square(),
+        )
+        .unwrap()
+    };
+    let settings = Settings {
+        steps: 6,
+        t_max: 5.0,
+        t_min: 0.05,
+        relinearizations: 1,
+        stop: Stop { tolerance: 1e-4, iterations: 20 },
+    };
+    let sampler = PerturbMap::new(covariance(), None, settings).unwrap();
+    let denoiser = GaussianDenoiser::new(covariance());
+    let nuisance = NuisancePrior {
+        ln_amplitude_mean: Tensor::from_slice(&[0.0f32]),
+        ln_amplitude_sd: Tensor::from_slice(&[0.3f32]),
+        sky_sd: Tensor::from_slice(&[0.5f32]),
+    };
+    let likelihood =
+        LinearLikelihood::new(random(5, &[1, 1, 8]), random(6, &[8, 16]), random(7, &[8, 1]), 0.3, nuisance).unwrap();
+    let problem = Problem {
+        denoiser: &denoiser,
+        likelihood: Some(&likelihood),
+        noise: BlockNoise::new(1, "resume", 0, 3),
+        device: Device::Cpu,
+    };
+    let whole = crate::sampler::run(&sampler, &problem).unwrap();
+    let mut state = sampler.start(&problem).unwrap();
+    while state.step < sampler.steps() {
+        sampler.step(&problem, &mut state).unwrap();
+        state = State::load(&state.save().unwrap(), Device::Cpu).unwrap();
+    }
+    let resumed = sampler.finish(&problem, state).unwrap();
+    assert_eq!(whole.image, resumed.image);
+    assert_eq!(whole.ln_amplitude, resumed.ln_amplitude);
+    assert_eq!(whole.sky, resumed.sky);
+}
