@@ -1,0 +1,204 @@
+//! `split-gibbs`: annealed split Gibbs sampling (Wu et al. 2024, "Principled probabilistic imaging using diffusion models
+//! as plug-and-play priors", arXiv:2405.18782; Coeurdoux et al. 2023, arXiv:2304.11134), the reference that other samplers
+//! are certified against. It alternates two exact conditionals of
+//!
+//! ```text
+//! pi(x, z) ~ p(y | x) N(x; z, rho^2) p(z)                      z ~ p(z) N(y; A z, Sigma + rho^2 A A^T) for a linear A
+//!
+//! likelihood step  x | z:  N(z, rho^2) p(y | x), drawn by perturb-and-MAP, jointly with amplitude and sky
+//! prior step       z | x:  reverse diffusion of x from noise level rho to 0, in L steps:
+//!   D = denoise(x, t);   u ~ N(0, C),  C = t^2 C0 (C0 + t^2)^-1
+//!   x <- D + (b/t)^2 (x - D) + (1 - (b/t)^2) u + b sqrt(1 - (b/t)^2) e                        next level b; last b = 0
+//! ```
+//!
+//! rho falls over the first rounds and is then held; z is the draw, at the end, with amplitude and sky given z. No gradient
+//! through the network, and no assumption about p(x0 | x_t, y). What is not exact:
+//!
+//! * rho > 0: the posterior is that of data with noise Sigma + rho^2 A A^T. rho must be well below the posterior's
+//!   standard deviations, and then each round forgets only about (rho / sd)^2: many rounds are needed.
+//! * The ancestral step takes x0's covariance given x_t as that of the prior's Gaussian, C (without u it would be zero).
+//!   For a Gaussian prior that is exact at any L; else the error is of second order in a step, and falls with L.
+//! * A forward model that is not linear is linearised anew in each round of Gauss-Newton, and a draw is within about rho
+//!   of its last point, so that the tangent's relative error is about rho^2 / 2. Sigma is that of the point, and its
+//!   determinant is left out, as in all samplers here.
+
+use tch::{Kind, Tensor};
+
+use super::condition::perturbation;
+use super::conjugate_gradient::Stop;
+use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image, tangent_error};
+use super::guidance::with_prior_nuisance;
+use super::{Problem, Sampler, State, chain};
+use crate::forward::{Latent, Likelihood};
+use crate::prior::Covariance;
+use crate::prior::ancestral::karras_grid;
+use crate::random::Purpose;
+use crate::{Error, Result};
+
+/// Reverse-diffusion steps of a round, unless the config says otherwise.
+pub const REVERSE_STEPS: u32 = 8;
+/// The part of the rounds that rho is held for, unless the config says otherwise.
+pub const HELD: f64 = 0.5;
+
+/// Settings of the sampler.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Network evaluations, over all rounds.
+    pub steps: u32,
+    /// L.
+    pub reverse_steps: u32,
+    /// rho at the start, and where it is held.
+    pub rho_max: f64,
+    pub rho: f64,
+    /// The part of the rounds that rho is held for.
+    pub held: f64,
+    /// Where the reverse diffusion ends: the last step goes from here to 0.
+    pub t_min: f64,
+    /// How often the forward model is linearised anew within a likelihood step.
+    pub relinearizations: u32,
+    pub stop: Stop,
+}
+
+/// The sampler, with rho of all its rounds.
+pub struct SplitGibbs {
+    settings: Settings,
+    rounds: chain::Rounds,
+    rho: Vec<f64>,
+    covariance: Covariance,
+}
+
+impl SplitGibbs {
+    /// rho and noise levels are in units of the prior's images.
+    pub fn new(covariance: Covariance, settings: Settings) -> Result<SplitGibbs> {
+        let Settings { rho, rho_max, t_min, held, .. } = settings;
+        let rounds = chain::Rounds::new("split-gibbs", settings.steps, settings.reverse_steps)?;
+        if !(t_min > 0.0 && rho >= t_min && rho_max >= rho && rho_max.is_finite()) {
+            return Err(Error::usage(format!(
+                "split-gibbs: rho from {rho_max} to {rho} with t_min = {t_min}, expected rho_max >= rho >= t_min > 0"
+            )));
+        }
+        if !(0.0..=1.0).contains(&held) {
+            return Err(Error::usage(format!("split-gibbs: rho held for a part {held} of the rounds, expected 0 to 1")));
+        }
+        let kept = ((f64::from(rounds.count) * held) as u32).min(rounds.count - 1);
+        let mut schedule = karras_grid(rho_max, rho, rounds.count - kept);
+        schedule.extend((0..kept).map(|_| rho));
+        Ok(SplitGibbs { settings, rounds, rho: schedule, covariance })
+    }
+
+    /// x | z.
+    fn likelihood_step(
+        &self,
+        problem: &Problem,
+        likelihood: &dyn Likelihood,
+        step: u32,
+        z: &Latent,
+        rho: f64,
+    ) -> Result<Latent> {
+        let nuisance = likelihood.nuisance();
+        let spread = Tensor::f_full([1i64], rho * rho, (Kind::Float, problem.device))?;
+        let white = chain::white(problem, Purpose::PerturbWhite, step)?.f_mul_scalar(rho)?;
+        let centre = with_prior_nuisance(problem, z.image.shallow_clone())?;
+        let centre = centre.plus(&perturbation(problem, nuisance, step, white)?)?;
+        let prior = |direction: &Latent| scale_image(direction, nuisance, &spread);
+        let modes = gauss_newton::modes(&self.covariance, &spread.f_sqrt()?)?;
+        let solver = GaussNewton {
+            likelihood,
+            prior: &prior,
+            modes: Some(&modes),
+            rounds: 1 + self.settings.relinearizations,
+            tangent_error: tangent_error(rho),
+            stop: self.settings.stop,
+        };
+        solver.draw(problem, step, &centre, z)
+    }
+
+    /// One reverse-diffusion step of x from level t to b.
+    fn reverse(&self, problem: &Problem, step: u32, x: &Tensor, [t, b]: [f64; 2]) -> Result<Tensor> {
+        // The step's own numbers: the start has used those of step 0.
+        let spread = self.covariance.level(t)?.draw(&problem.noise, step + 1)?;
+        let estimate = problem.denoiser.denoise(x, t)?.f_add(&spread)?;
+        chain::ancestral(problem, step, x, &estimate, [t, b])
+    }
+}
+
+impl Sampler for SplitGibbs {
+    fn name(&self) -> &'static str {
+        "split-gibbs"
+    }
+
+    fn steps(&self) -> u32 {
+        self.settings.steps
+    }
+
+    fn start(&self, problem: &Problem) -> Result<State> {
+        chain::start(problem, &self.covariance, self.rho[0])
+    }
+
+    fn step(&self, problem: &Problem, state: &mut State) -> Result<()> {
+        let place = self.rounds.place(state.step);
+        let Some(&rho) = self.rho.get(place.round as usize) else {
+            return Err(Error::internal(format!("split-gibbs: no step {} of {}", state.step, self.steps())));
+        };
+        let grid = karras_grid(rho, self.settings.t_min, place.length);
+        let t = grid[place.index as usize];
+        let b = grid.get(place.index as usize + 1).copied().unwrap_or(0.0);
+        let mut latent = chain::latent(state)?;
+        latent.image = self.reverse(problem, state.step, &latent.image, [t, b])?;
+        if b == 0.0 {
+            latent = match (self.rho.get(place.round as usize + 1), problem.likelihood) {
+                (Some(&next), Some(likelihood)) => {
+                    self.likelihood_step(problem, likelihood, state.step, &latent, next)?
+                }
+                (Some(&next), None) => {
+                    let white = chain::white(problem, Purpose::PerturbWhite, state.step)?;
+                    latent.image = latent.image.f_add(&white.f_mul_scalar(next)?)?;
+                    latent
+                }
+                (None, Some(likelihood)) => {
+                    draw_nuisance(problem, likelihood, state.step, &latent, self.settings.stop)?
+                }
+                (None, None) => latent,
+            };
+        }
+        chain::advance(state, latent);
+        Ok(())
+    }
+
+    fn finish(&self, _problem: &Problem, state: State) -> Result<Latent> {
+        chain::latent(&state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::toy::*;
+    use super::*;
+
+    const STOP: Stop = Stop { tolerance: 1e-5, iterations: 60 };
+
+    fn settings(rounds: u32, reverse_steps: u32, rho_max: f64, rho: f64) -> Settings {
+        Settings {
+            steps: rounds * reverse_steps, reverse_steps, rho_max, rho, held: 0.5, t_min: 0.02, relinearizations: 0, stop: STOP,
+        }
+    }
+
+    fn on_toy(rounds: u32, reverse_steps: u32, rho: f64) -> SplitGibbs {
+        let covariance = GaussianToy::new(false).unwrap().covariance().unwrap();
+        SplitGibbs::new(covariance, settings(rounds, reverse_steps, 6.0, rho)).unwrap()
+    }
+
+    #[test]
+    fn probe() {
+        for (n, l) in [(50, 4), (50, 8)] {
+            let sampler = SplitGibbs::new(unit_covariance().unwrap(), settings(n, l, 40.0, 0.1)).unwrap();
+            println!("gibbs {n} {l} nodata {:?} misfit {} {}", draws_without_data(&sampler).unwrap(), misfit(&sampler, 1.0).unwrap(), misfit(&sampler, 1e4).unwrap());
+        }
+        for (n, l, rho) in [(50, 2, 0.1), (50, 8, 0.1), (200, 2, 0.1), (200, 2, 0.05), (200, 1, 0.02)] {
+            let toy = GaussianToy::new(false).unwrap();
+            println!("gibbs {n} {l} {rho} {:?}", toy.compare(&on_toy(n, l, rho), 4000).unwrap());
+        }
+        assert_resumes(&on_toy(5, 2, 0.1)).unwrap();
+        println!("batch {}", batch_dependence(&on_toy(10, 2, 0.1)).unwrap());
+    }
+}
