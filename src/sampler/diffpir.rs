@@ -126,6 +126,8 @@ mod tests {
     use super::*;
 
     const STOP: Stop = Stop { tolerance: 1e-5, iterations: 60 };
+    /// f32 rounding in products of other sizes, amplified by the chain.
+    const BATCH_TOLERANCE: f64 = 1e-4;
 
     fn settings(steps: u32, t_max: f64, zeta: f64) -> Settings {
         Settings { steps, t_max, t_min: 0.02, lambda: LAMBDA, zeta, relinearizations: 1, stop: STOP }
@@ -136,15 +138,58 @@ mod tests {
         DiffPir::new(covariance, settings(steps, 6.0, zeta)).unwrap()
     }
 
+    /// Fresh noise around a mean, step after step, loses the prior's variance: without any it is the deterministic DDIM.
     #[test]
-    fn probe() {
-        for (n, z) in [(20, 0.3), (100, 0.3), (100, 0.0), (100, 1.0)] {
-            let sampler = DiffPir::new(unit_covariance().unwrap(), settings(n, 40.0, z)).unwrap();
-            println!("diffpir {n} {z} nodata {:?} misfit {} {}", draws_without_data(&sampler).unwrap(), misfit(&sampler, 1.0).unwrap(), misfit(&sampler, 1e4).unwrap());
-            let toy = GaussianToy::new(false).unwrap();
-            println!("diffpir {:?}", toy.compare(&on_toy(n, z), 4000).unwrap());
+    fn without_data_it_draws_from_the_prior_only_when_no_noise_is_fresh() {
+        let draws = |zeta| {
+            let sampler = DiffPir::new(unit_covariance().unwrap(), settings(100, 40.0, zeta)).unwrap();
+            draws_without_data(&sampler).unwrap()
+        };
+        let [mean, variance] = draws(0.0);
+        // Five standard errors; the finite number of steps takes a few per cent.
+        assert!(mean.abs() < 0.055 && (variance - 1.0).abs() < 0.12, "{mean} {variance}");
+        // Found: 0.87 and 0.48.
+        let [some, all] = [draws(ZETA)[1], draws(1.0)[1]];
+        assert!(some < 0.95 && some > 0.75 && all < 0.6, "{some} {all}");
+    }
+
+    #[test]
+    fn with_data_it_moves_to_them_whatever_their_units() {
+        let sampler = DiffPir::new(unit_covariance().unwrap(), settings(100, 40.0, ZETA)).unwrap();
+        let [one, other] = [1.0, 1e4].map(|unit| misfit(&sampler, unit).unwrap());
+        // Found: 2.4 (draws of the prior are off by 42).
+        assert!(one < 4.0 && (one / other - 1.0).abs() < 1e-3, "{one} {other}");
+    }
+
+    /// What is true of it on a Gaussian posterior: it is near, but neither its mean nor its width is right.
+    #[test]
+    fn gaussian_posterior_is_approached() {
+        let found = GaussianToy::new(false).unwrap().compare(&on_toy(100, ZETA), 1000).unwrap();
+        // Found: 1.5 standard deviations and 1.3 to 3.1 times the variance.
+        assert!(found.mean < 2.5 && found.variance[0] > 0.5 && found.variance[2] < 5.0, "{found:?}");
+        assert!(found.variance[1] > 1.3, "{found:?}");
+    }
+
+    #[test]
+    fn it_resumes_and_samples_do_not_depend_on_their_batch() {
+        assert_resumes(&on_toy(6, ZETA)).unwrap();
+        let difference = batch_dependence(&on_toy(20, ZETA)).unwrap();
+        assert!(difference < BATCH_TOLERANCE, "{difference}");
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        let good = settings(10, 40.0, ZETA);
+        let cases = [
+            (Settings { lambda: 0.0, ..good }, "lambda is 0"),
+            (Settings { zeta: 1.5, ..good }, "zeta is 1.5"),
+            (Settings { zeta: f64::NAN, ..good }, "zeta is NaN"),
+            (Settings { t_min: 50.0, ..good }, "t_min = 50"),
+            (Settings { steps: 1, ..good }, "1 noise levels"),
+        ];
+        for (bad, words) in cases {
+            let error = DiffPir::new(unit_covariance().unwrap(), bad).err().unwrap().to_string();
+            assert!(error.contains("diffpir") && error.contains(words), "{error}");
         }
-        assert_resumes(&on_toy(6, 0.3)).unwrap();
-        println!("batch {}", batch_dependence(&on_toy(20, 0.3)).unwrap());
     }
 }

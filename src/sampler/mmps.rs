@@ -56,16 +56,19 @@ impl Mmps {
     }
 
     /// D_y, with the amplitude and sky that belong to it.
-    fn estimate(&self, problem: &Problem, likelihood: &dyn Likelihood, before: &Latent, level: &Level) -> Result<Latent> {
+    fn estimate(
+        &self,
+        problem: &Problem,
+        likelihood: &dyn Likelihood,
+        before: &Latent,
+        level: &Level,
+    ) -> Result<Latent> {
         let x = leaf(&before.image)?;
         let denoised = problem.denoiser.denoise_with_grad(&x, level.t)?;
         let fixed = denoised.f_detach()?;
         let centre = with_prior_nuisance(problem, fixed.shallow_clone())?;
-        let point = Latent {
-            image: fixed,
-            ln_amplitude: before.ln_amplitude.shallow_clone(),
-            sky: before.sky.shallow_clone(),
-        };
+        let point =
+            Latent { image: fixed, ln_amplitude: before.ln_amplitude.shallow_clone(), sky: before.sky.shallow_clone() };
         let variance = level.t * level.t;
         let prior = |direction: &Latent| {
             let mut out = scale_by_prior(direction, likelihood.nuisance(), None)?;
@@ -123,8 +126,9 @@ mod tests {
     use super::super::toy::*;
     use super::*;
 
-    const LEVELS: [f64; 2] = [40.0, 0.02];
     const STOP: Stop = Stop { tolerance: 1e-5, iterations: 60 };
+    /// f32 rounding in products of other sizes, amplified by the chain.
+    const BATCH_TOLERANCE: f64 = 1e-4;
 
     fn on_toy(steps: u32, iterations: u32) -> Mmps {
         let covariance = GaussianToy::new(false).unwrap().covariance().unwrap();
@@ -132,14 +136,46 @@ mod tests {
     }
 
     #[test]
-    fn probe() {
-        let sampler = Mmps::new(unit_covariance().unwrap(), 200, LEVELS, 3, STOP).unwrap();
-        println!("mmps nodata {:?} misfit {} {}", draws_without_data(&sampler).unwrap(), misfit(&sampler, 1.0).unwrap(), misfit(&sampler, 1e4).unwrap());
-        for (n, it) in [(64, 60), (256, 60), (1024, 60), (256, 3)] {
-            let toy = GaussianToy::new(false).unwrap();
-            println!("mmps {n} {it} {:?}", toy.compare(&on_toy(n, it), 4000).unwrap());
-        }
+    fn without_data_it_draws_from_the_prior_and_with_data_it_moves_to_them() {
+        let sampler = Mmps::new(unit_covariance().unwrap(), 200, [40.0, 0.02], ITERATIONS, STOP).unwrap();
+        let [mean, variance] = draws_without_data(&sampler).unwrap();
+        // Five standard errors; the finite number of steps takes a few per cent.
+        assert!(mean.abs() < 0.055 && (variance - 1.0).abs() < 0.12, "{mean} {variance}");
+        let [one, other] = [1.0, 1e4].map(|unit| misfit(&sampler, unit).unwrap());
+        // Found: 0.87 (draws of the prior are off by 42).
+        assert!(one < 2.0 && (one / other - 1.0).abs() < 1e-3, "{one} {other}");
+    }
+
+    #[test]
+    fn gaussian_posterior_is_met() {
+        let found = GaussianToy::new(false).unwrap().compare(&on_toy(256, 60), 4000).unwrap();
+        // Five standard errors of 4000 draws are 0.08 and 0.11; 256 ancestral steps take 1 to 2 % of the variance.
+        assert!(found.mean < 0.08 && found.variance[0] > 0.87 && found.variance[2] < 1.12, "{found:?}");
+        assert!((found.variance[1] - 1.0).abs() < 0.04, "{found:?}");
+    }
+
+    #[test]
+    fn few_iterations_are_close() {
+        let found = GaussianToy::new(false).unwrap().compare(&on_toy(256, ITERATIONS), 1000).unwrap();
+        // Found: 0.21 standard deviations.
+        assert!(found.mean < 0.4 && (found.variance[1] - 1.0).abs() < 0.1, "{found:?}");
+    }
+
+    #[test]
+    fn it_resumes_and_samples_do_not_depend_on_their_batch() {
         assert_resumes(&on_toy(6, 5)).unwrap();
-        println!("batch {}", batch_dependence(&on_toy(20, 5)).unwrap());
+        let difference = batch_dependence(&on_toy(20, 5)).unwrap();
+        assert!(difference < BATCH_TOLERANCE, "{difference}");
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        let make = |steps, levels, iterations| {
+            let error = Mmps::new(unit_covariance().unwrap(), steps, levels, iterations, STOP).err();
+            error.map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(make(10, [1.0, 2.0], 3).contains("t_max = 1"));
+        assert!(make(1, [2.0, 1.0], 3).contains("1 noise levels"));
+        assert!(make(10, [2.0, 1.0], 0).contains("0 iterations"));
     }
 }

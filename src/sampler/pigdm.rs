@@ -109,8 +109,9 @@ mod tests {
     use super::super::toy::*;
     use super::*;
 
-    const LEVELS: [f64; 2] = [40.0, 0.02];
     const STOP: Stop = Stop { tolerance: 1e-5, iterations: 60 };
+    /// f32 rounding in products of other sizes, amplified by the chain.
+    const BATCH_TOLERANCE: f64 = 1e-4;
 
     fn on_toy(independent: bool, steps: u32) -> Pigdm {
         let covariance = GaussianToy::new(independent).unwrap().covariance().unwrap();
@@ -118,14 +119,44 @@ mod tests {
     }
 
     #[test]
-    fn probe() {
-        let sampler = Pigdm::new(unit_covariance().unwrap(), 200, LEVELS, STOP).unwrap();
-        println!("pigdm nodata {:?} misfit {} {}", draws_without_data(&sampler).unwrap(), misfit(&sampler, 1.0).unwrap(), misfit(&sampler, 1e4).unwrap());
-        for (n, it) in [(64, true), (256, true), (1024, true), (256, false)] {
-            let toy = GaussianToy::new(it).unwrap();
-            println!("pigdm {n} {it} {:?}", toy.compare(&on_toy(it, n), 4000).unwrap());
-        }
+    fn without_data_it_draws_from_the_prior_and_with_data_it_moves_to_them() {
+        let sampler = Pigdm::new(unit_covariance().unwrap(), 200, [40.0, 0.02], STOP).unwrap();
+        let [mean, variance] = draws_without_data(&sampler).unwrap();
+        // Five standard errors; the finite number of steps takes a few per cent.
+        assert!(mean.abs() < 0.055 && (variance - 1.0).abs() < 0.12, "{mean} {variance}");
+        let [one, other] = [1.0, 1e4].map(|unit| misfit(&sampler, unit).unwrap());
+        // Found: 0.87 (draws of the prior are off by 42).
+        assert!(one < 2.0 && (one / other - 1.0).abs() < 1e-3, "{one} {other}");
+    }
+
+    #[test]
+    fn the_posterior_of_independent_gaussian_pixels_is_met() {
+        let found = GaussianToy::new(true).unwrap().compare(&on_toy(true, 256), 4000).unwrap();
+        // Five standard errors of 4000 draws are 0.08 and 0.11; 256 ancestral steps take 1 to 2 % of the variance.
+        assert!(found.mean < 0.08 && found.variance[0] > 0.87 && found.variance[2] < 1.12, "{found:?}");
+        assert!((found.variance[1] - 1.0).abs() < 0.04, "{found:?}");
+    }
+
+    /// What R leaves out, and that the comparison sees it.
+    #[test]
+    fn that_of_correlated_pixels_is_missed() {
+        let found = GaussianToy::new(false).unwrap().compare(&on_toy(false, 256), 1000).unwrap();
+        // Found: 0.35 standard deviations, where five standard errors are 0.16.
+        assert!(found.mean > 0.2 && found.mean < 0.6, "{found:?}");
+    }
+
+    #[test]
+    fn it_resumes_and_samples_do_not_depend_on_their_batch() {
         assert_resumes(&on_toy(false, 6)).unwrap();
-        println!("batch {}", batch_dependence(&on_toy(false, 20)).unwrap());
+        let difference = batch_dependence(&on_toy(false, 20)).unwrap();
+        assert!(difference < BATCH_TOLERANCE, "{difference}");
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        for (steps, levels) in [(10, [1.0, 2.0]), (10, [1.0, 0.0]), (1, [2.0, 0.1]), (10, [f64::NAN, 0.1])] {
+            let error = Pigdm::new(unit_covariance().unwrap(), steps, levels, STOP).err().unwrap().to_string();
+            assert!(error.contains("pigdm") && error.contains("t_max > t_min"), "{error}");
+        }
     }
 }

@@ -78,7 +78,9 @@ impl SplitGibbs {
             )));
         }
         if !(0.0..=1.0).contains(&held) {
-            return Err(Error::usage(format!("split-gibbs: rho held for a part {held} of the rounds, expected 0 to 1")));
+            return Err(Error::usage(format!(
+                "split-gibbs: rho held for a part {held} of the rounds, expected 0 to 1"
+            )));
         }
         let kept = ((f64::from(rounds.count) * held) as u32).min(rounds.count - 1);
         let mut schedule = karras_grid(rho_max, rho, rounds.count - kept);
@@ -171,34 +173,4 @@ impl Sampler for SplitGibbs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::toy::*;
-    use super::*;
-
-    const STOP: Stop = Stop { tolerance: 1e-5, iterations: 60 };
-
-    fn settings(rounds: u32, reverse_steps: u32, rho_max: f64, rho: f64) -> Settings {
-        Settings {
-            steps: rounds * reverse_steps, reverse_steps, rho_max, rho, held: 0.5, t_min: 0.02, relinearizations: 0, stop: STOP,
-        }
-    }
-
-    fn on_toy(rounds: u32, reverse_steps: u32, rho: f64) -> SplitGibbs {
-        let covariance = GaussianToy::new(false).unwrap().covariance().unwrap();
-        SplitGibbs::new(covariance, settings(rounds, reverse_steps, 6.0, rho)).unwrap()
-    }
-
-    #[test]
-    fn probe() {
-        for (n, l) in [(50, 4), (50, 8)] {
-            let sampler = SplitGibbs::new(unit_covariance().unwrap(), settings(n, l, 40.0, 0.1)).unwrap();
-            println!("gibbs {n} {l} nodata {:?} misfit {} {}", draws_without_data(&sampler).unwrap(), misfit(&sampler, 1.0).unwrap(), misfit(&sampler, 1e4).unwrap());
-        }
-        for (n, l, rho) in [(50, 2, 0.1), (50, 8, 0.1), (200, 2, 0.1), (200, 2, 0.05), (200, 1, 0.02)] {
-            let toy = GaussianToy::new(false).unwrap();
-            println!("gibbs {n} {l} {rho} {:?}", toy.compare(&on_toy(n, l, rho), 4000).unwrap());
-        }
-        assert_resumes(&on_toy(5, 2, 0.1)).unwrap();
-        println!("batch {}", batch_dependence(&on_toy(10, 2, 0.1)).unwrap());
-    }
-}
+mod tests;
