@@ -13,9 +13,6 @@ const T_MAX_FACTOR: f64 = 3.0;
 /// t_min in the prior's stretched space, unless the config says otherwise.
 const T_MIN: f64 = 0.02;
 
-/// rho of `split-gibbs`, in units of t_min, unless the config says otherwise.
-const RHO_FACTOR: f64 = 3.0;
-
 /// The methods that `sampler.method` can name.
 pub const METHODS: [&str; 8] = ["perturb-map", "dps", "dps-paper", "pigdm", "mmps", "diffpir", "daps", "split-gibbs"];
 
@@ -59,14 +56,14 @@ pub fn build_for(config: &SamplerConfig, card: &Card, covariance: Covariance) ->
             };
             Ok(Box::new(Daps::new(covariance, settings)?))
         }
-        "split-gibbs" => Ok(Box::new(SplitGibbs::new(covariance, gibbs_settings(config, levels)?)?)),
+        "split-gibbs" => Ok(Box::new(SplitGibbs::new(covariance, gibbs_settings(config, card, levels)?)?)),
         other => {
             Err(Error::usage(format!("sampler.method = \"{other}\": expected one of \"{}\"", METHODS.join("\", \""))))
         }
     }
 }
 
-fn gibbs_settings(config: &SamplerConfig, levels: Settings) -> Result<split_gibbs::Settings> {
+fn gibbs_settings(config: &SamplerConfig, card: &Card, levels: Settings) -> Result<split_gibbs::Settings> {
     let rho_max = config.gibbs_rho_max.unwrap_or(levels.t_max);
     if rho_max > levels.t_max {
         return Err(Error::usage(format!(
@@ -78,9 +75,10 @@ fn gibbs_settings(config: &SamplerConfig, levels: Settings) -> Result<split_gibb
         steps: config.steps,
         reverse_steps: config.gibbs_reverse_steps.unwrap_or(split_gibbs::REVERSE_STEPS),
         rho_max,
-        rho: config.gibbs_rho.unwrap_or((RHO_FACTOR * levels.t_min).min(rho_max)),
+        rho: config.gibbs_rho.unwrap_or(levels.t_min.min(rho_max)),
         held: config.gibbs_held.unwrap_or(split_gibbs::HELD),
-        t_min: levels.t_min,
+        // The coupling ends where other methods do, and the reverse diffusion goes on from there.
+        t_min: config.t_min.unwrap_or(card.sigma_min),
         relinearizations: levels.relinearizations,
         stop: levels.stop,
     })

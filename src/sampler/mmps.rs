@@ -25,8 +25,9 @@ use crate::forward::{Latent, Likelihood};
 use crate::prior::{Covariance, Level};
 use crate::{Error, Result};
 
-/// Conjugate-gradient iterations of each step, each a backward pass through the network.
-pub const ITERATIONS: u32 = 3;
+/// Conjugate-gradient iterations of each step, each a backward pass through the network. The paper needs one to three for
+/// its data; with three, the shipped prior's draws miss bright galaxies (chi^2 of 4 a pixel), and with eight they fit.
+pub const ITERATIONS: u32 = 8;
 
 /// The sampler, with its noise levels.
 pub struct Mmps {
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn few_iterations_are_close() {
-        let found = GaussianToy::new(false).unwrap().compare(&on_toy(256, ITERATIONS), 1000).unwrap();
+        let found = GaussianToy::new(false).unwrap().compare(&on_toy(256, 3), 1000).unwrap();
         // Found: 0.21 standard deviations.
         assert!(found.mean < 0.4 && (found.variance[1] - 1.0).abs() < 0.1, "{found:?}");
     }

@@ -11,11 +11,12 @@
 //!   x <- D + (b/t)^2 (x - D) + (1 - (b/t)^2) u + b sqrt(1 - (b/t)^2) e                        next level b; last b = 0
 //! ```
 //!
-//! rho falls over the first rounds and is then held; z is the draw, at the end, with amplitude and sky given z. No gradient
+//! rho falls over most of the rounds and is then held; z is the draw, at the end, with amplitude and sky given z. No gradient
 //! through the network, and no assumption about p(x0 | x_t, y). What is not exact:
 //!
 //! * rho > 0: the posterior is that of data with noise Sigma + rho^2 A A^T. rho must be well below the posterior's
-//!   standard deviations, and then each round forgets only about (rho / sd)^2: many rounds are needed.
+//!   standard deviations; each round then forgets only about (rho / sd)^2, so that draws lag behind as rho falls. On a
+//!   Gaussian posterior of 18 unknowns their variances are 5 % too large after 100 rounds, and 2 % after 400.
 //! * The ancestral step takes x0's covariance given x_t as that of the prior's Gaussian, C (without u it would be zero).
 //!   For a Gaussian prior that is exact at any L; else the error is of second order in a step, and falls with L.
 //! * A forward model that is not linear is linearised anew in each round of Gauss-Newton, and a draw is within about rho
@@ -36,9 +37,9 @@ use crate::random::Purpose;
 use crate::{Error, Result};
 
 /// Reverse-diffusion steps of a round, unless the config says otherwise.
-pub const REVERSE_STEPS: u32 = 8;
+pub const REVERSE_STEPS: u32 = 4;
 /// The part of the rounds that rho is held for, unless the config says otherwise.
-pub const HELD: f64 = 0.5;
+pub const HELD: f64 = 0.1;
 
 /// Settings of the sampler.
 #[derive(Clone, Copy, Debug)]

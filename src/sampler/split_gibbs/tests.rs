@@ -32,8 +32,11 @@ fn without_data_it_draws_from_the_prior_and_with_data_it_moves_to_them() {
 
 #[test]
 fn gaussian_posterior_is_met() {
-    let found = GaussianToy::new(false).unwrap().compare(&on_toy(400, 2, 0.03), 4000).unwrap();
-    // Five standard errors of 4000 draws are 0.08 and 0.11; rho, a tenth of the noise, widens by 1 to 2 %.
+    let covariance = GaussianToy::new(false).unwrap().covariance().unwrap();
+    let settings = Settings { held: HELD, t_min: 0.01, ..settings(400, 2, 6.0, 0.02) };
+    let sampler = SplitGibbs::new(covariance, settings).unwrap();
+    let found = GaussianToy::new(false).unwrap().compare(&sampler, 4000).unwrap();
+    // Five standard errors of 4000 draws are 0.08 and 0.11; what 400 rounds have not forgotten widens by 2 %.
     assert!(found.mean < 0.08 && found.variance[0] > 0.89 && found.variance[2] < 1.13, "{found:?}");
     assert!((found.variance[1] - 1.0).abs() < 0.04, "{found:?}");
 }
@@ -47,7 +50,7 @@ fn two_component_mixture_is_met() {
     let double = |t: &Tensor| t.to_kind(Kind::Double);
     let images = Tensor::from_slice(&[0.6f32, 0.6, 0.6, 0.6, -0.6, -0.6, -0.6, -0.6]).view([2, 1, 2, 2]);
     let matrix = Tensor::from_slice(&[0.5f32, 0.1, 0.2, -0.2, 0.0, 0.4, -0.1, 0.3]).view([2, 4]);
-    let data = Tensor::from_slice(&[0.25f32, -0.1]).view([1, 1, 2]);
+    let data = Tensor::from_slice(&[0.4f32, 0.1]).view([1, 1, 2]);
     let fixed = |count: i64| Tensor::zeros([count], (Kind::Float, Device::Cpu));
     let nuisance = NuisancePrior { ln_amplitude_mean: fixed(1), ln_amplitude_sd: fixed(1), sky_sd: fixed(1) };
     let amplitude = Tensor::zeros([2, 1], (Kind::Float, Device::Cpu));
@@ -67,7 +70,7 @@ fn two_component_mixture_is_met() {
     };
     let [(mean, score), (other_mean, other_score)] = [blob(0), blob(1)];
     let weight = 1.0 / (1.0 + (other_score - score).exp());
-    assert!(weight > 0.55 && weight < 0.85, "the test needs data that prefer one blob a little: {weight}");
+    assert!(weight > 0.65 && weight < 0.8, "the test needs data that prefer one blob a little: {weight}");
 
     // C0 of the mixture: along the line between the blobs, 4 x 0.36, and the scatter.
     let component = Tensor::full([1, 4], 0.5, (Kind::Float, Device::Cpu));
@@ -83,7 +86,6 @@ fn two_component_mixture_is_met() {
     let found = first.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
     // Four standard errors, and 0.02 for rho, with which the data are less certain.
     let error = 4.0 * (0.25 / f64::from(COUNT)).sqrt() + 0.02;
-    println!("weight {found}, exact {weight}");
     assert!((found - weight).abs() < error, "weight {found}, exact {weight}");
     for (member, mean) in [(first.copy(), mean), (first.logical_not(), other_mean)] {
         let chosen = draws.index(&[Some(member)]);
@@ -91,10 +93,8 @@ fn two_component_mixture_is_met() {
         let miss = (chosen.mean_dim(0, false, Kind::Double) - mean) / variance.sqrt();
         let miss = miss.abs().max().double_value(&[]);
         let ratio = chosen.var_dim(0, true, false) / &variance;
-        ratio.print();
         let ratio = (ratio - 1.0).abs().max().double_value(&[]);
-        // Four standard errors, and 0.02 and 4 % for rho, the steps and the wrong side.
-        println!("mean off by {miss} standard deviations, variance by {ratio}, {count} draws");
+        // Four standard errors, and 0.02 and 4 % for rho, the steps and the wrong side (found: 0.09 and 5 %, of 1180 draws).
         assert!(miss < 4.0 / count.sqrt() + 0.02, "mean off by {miss} standard deviations, {count} draws");
         assert!(ratio < 4.0 * (2.0 / count).sqrt() + 0.04, "variance off by {ratio}, {count} draws");
     }
