@@ -231,7 +231,7 @@ pub struct SamplerConfig {
     pub gibbs_reverse_steps: Option<u32>,
     /// `split-gibbs`: standard deviation of the coupling where it is held.
     pub gibbs_rho: Option<f64>,
-    /// `split-gibbs`: the same where it starts; t_max when not given.
+    /// `split-gibbs`: the same where it starts; 1 in an asinh stretch, else t_max, when not given.
     pub gibbs_rho_max: Option<f64>,
     /// `split-gibbs`: the part of the rounds for which it is held, 0 to 1.
     pub gibbs_held: Option<f64>,

@@ -170,13 +170,14 @@ impl Checker<'_> {
             let why = format!("expected at most gibbs_rho_max = {high}, found {low}");
             self.need(low <= high, "sampler.gibbs_rho", why)?;
         }
-        let inner = match sampler.method.as_str() {
-            "daps" => sampler.daps_ode_steps.unwrap_or(daps::ODE_STEPS),
-            "split-gibbs" => sampler.gibbs_reverse_steps.unwrap_or(split_gibbs::REVERSE_STEPS),
-            _ => 1,
+        // split-gibbs starts with as much as a round.
+        let (least, inner) = match sampler.method.as_str() {
+            "daps" => (2, sampler.daps_ode_steps.unwrap_or(daps::ODE_STEPS)),
+            "split-gibbs" => (3, sampler.gibbs_reverse_steps.unwrap_or(split_gibbs::REVERSE_STEPS)),
+            _ => (2, 1),
         };
-        let why = format!("expected at least two rounds of {inner} network evaluations, found {}", sampler.steps);
-        self.need(sampler.steps / inner >= 2, "sampler.steps", why)
+        let why = format!("expected at least {least} times {inner} network evaluations, found {}", sampler.steps);
+        self.need(sampler.steps / inner >= least, "sampler.steps", why)
     }
 
     fn need(&self, holds: bool, key: &str, why: impl Display) -> Result<()> {

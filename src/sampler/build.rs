@@ -4,6 +4,7 @@ use super::conjugate_gradient::Stop;
 use super::perturb_map::{PerturbMap, Settings};
 use super::{Daps, DiffPir, Dps, DpsPaper, Mmps, Pigdm, Sampler, SplitGibbs, daps, diffpir, mmps, split_gibbs};
 use crate::config::SamplerConfig;
+use crate::forward::Stretch;
 use crate::prior::card::{Card, Normalisation};
 use crate::prior::{Covariance, Prior};
 use crate::{Error, Result};
@@ -12,6 +13,9 @@ use crate::{Error, Result};
 const T_MAX_FACTOR: f64 = 3.0;
 /// t_min in the prior's stretched space, unless the config says otherwise.
 const T_MIN: f64 = 0.02;
+
+/// rho of the first round of `split-gibbs` where the stretch is exponential, unless the config says otherwise.
+const RHO_MAX_ASINH: f64 = 1.0;
 
 /// The methods that `sampler.method` can name.
 pub const METHODS: [&str; 8] = ["perturb-map", "dps", "dps-paper", "pigdm", "mmps", "diffpir", "daps", "split-gibbs"];
@@ -64,7 +68,11 @@ pub fn build_for(config: &SamplerConfig, card: &Card, covariance: Covariance) ->
 }
 
 fn gibbs_settings(config: &SamplerConfig, card: &Card, levels: Settings) -> Result<split_gibbs::Settings> {
-    let rho_max = config.gibbs_rho_max.unwrap_or(levels.t_max);
+    let sensible = match card.stretch {
+        Stretch::Linear { .. } => levels.t_max,
+        Stretch::Asinh { .. } => RHO_MAX_ASINH.min(levels.t_max),
+    };
+    let rho_max = config.gibbs_rho_max.unwrap_or(sensible);
     if rho_max > levels.t_max {
         return Err(Error::usage(format!(
             "sampler.gibbs_rho_max = {rho_max} is more than t_max, the largest noise level of the chain, {}",
@@ -74,6 +82,7 @@ fn gibbs_settings(config: &SamplerConfig, card: &Card, levels: Settings) -> Resu
     Ok(split_gibbs::Settings {
         steps: config.steps,
         reverse_steps: config.gibbs_reverse_steps.unwrap_or(split_gibbs::REVERSE_STEPS),
+        t_max: levels.t_max,
         rho_max,
         rho: config.gibbs_rho.unwrap_or(levels.t_min.min(rho_max)),
         held: config.gibbs_held.unwrap_or(split_gibbs::HELD),
@@ -110,7 +119,6 @@ fn settings(config: &SamplerConfig, card: &Card, covariance: &Covariance) -> Res
 mod tests {
     use super::super::toy::{SHAPE, unit_covariance};
     use super::*;
-    use crate::forward::Stretch;
     use crate::prior::card::Architecture;
 
     fn card() -> Card {

@@ -11,14 +11,18 @@
 //!   x <- D + (b/t)^2 (x - D) + (1 - (b/t)^2) u + b sqrt(1 - (b/t)^2) e                        next level b; last b = 0
 //! ```
 //!
-//! rho falls over most of the rounds and is then held; z is the draw, at the end, with amplitude and sky given z. No gradient
-//! through the network, and no assumption about p(x0 | x_t, y). What is not exact:
+//! It starts with a draw of the prior, by a reverse diffusion from t_max. rho falls over most of the rounds and is then
+//! held; z is the draw, at the end, with amplitude and sky given z. No gradient through the network, and no assumption
+//! about p(x0 | x_t, y). What is not exact:
 //!
 //! * rho > 0: the posterior is that of data with noise Sigma + rho^2 A A^T. rho must be well below the posterior's
 //!   standard deviations; each round then forgets only about (rho / sd)^2, so that draws lag behind as rho falls. On a
 //!   Gaussian posterior of 18 unknowns their variances are 5 % too large after 100 rounds, and 2 % after 400.
 //! * The ancestral step takes x0's covariance given x_t as that of the prior's Gaussian, C (without u it would be zero).
 //!   For a Gaussian prior that is exact at any L; else the error is of second order in a step, and falls with L.
+//! * In the asinh stretch a coupling of rho above about 1 makes no sense: exp(rho e) in every pixel is more light than any
+//!   galaxy has. rho then starts at 1, and what the data hardly see stays about where the prior's draw has put it: modes
+//!   of a posterior that are further apart keep the weights of the start.
 //! * A forward model that is not linear is linearised anew in each round of Gauss-Newton, and a draw is within about rho
 //!   of its last point, so that the tangent's relative error is about rho^2 / 2. Sigma is that of the point, and its
 //!   determinant is left out, as in all samplers here.
@@ -41,14 +45,19 @@ pub const REVERSE_STEPS: u32 = 4;
 /// The part of the rounds that rho is held for, unless the config says otherwise.
 pub const HELD: f64 = 0.1;
 
+/// The part of the network evaluations that goes into the first draw of the prior, and no less than one round.
+const START: u32 = 10;
+
 /// Settings of the sampler.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Network evaluations, over all rounds.
+    /// Network evaluations, over the start and all rounds.
     pub steps: u32,
     /// L.
     pub reverse_steps: u32,
-    /// rho at the start, and where it is held.
+    /// Where the first draw of the prior starts.
+    pub t_max: f64,
+    /// rho of the first round, and where it is held.
     pub rho_max: f64,
     pub rho: f64,
     /// The part of the rounds that rho is held for.
@@ -63,6 +72,8 @@ pub struct Settings {
 /// The sampler, with rho of all its rounds.
 pub struct SplitGibbs {
     settings: Settings,
+    /// Network evaluations of the first draw of the prior.
+    start: u32,
     rounds: chain::Rounds,
     rho: Vec<f64>,
     covariance: Covariance,
@@ -71,11 +82,13 @@ pub struct SplitGibbs {
 impl SplitGibbs {
     /// rho and noise levels are in units of the prior's images.
     pub fn new(covariance: Covariance, settings: Settings) -> Result<SplitGibbs> {
-        let Settings { rho, rho_max, t_min, held, .. } = settings;
-        let rounds = chain::Rounds::new("split-gibbs", settings.steps, settings.reverse_steps)?;
-        if !(t_min > 0.0 && rho >= t_min && rho_max >= rho && rho_max.is_finite()) {
+        let Settings { steps, rho, rho_max, t_max, t_min, held, .. } = settings;
+        let start = (steps / START).max(settings.reverse_steps).min(steps);
+        let rounds = chain::Rounds::new("split-gibbs", steps - start, settings.reverse_steps)?;
+        if !(t_min > 0.0 && rho >= t_min && rho_max >= rho && t_max >= rho_max && t_max.is_finite()) {
             return Err(Error::usage(format!(
-                "split-gibbs: rho from {rho_max} to {rho} with t_min = {t_min}, expected rho_max >= rho >= t_min > 0"
+                "split-gibbs: rho from {rho_max} to {rho} with t_max = {t_max} and t_min = {t_min}, expected \
+                 t_max >= rho_max >= rho >= t_min > 0"
             )));
         }
         if !(0.0..=1.0).contains(&held) {
@@ -86,7 +99,23 @@ impl SplitGibbs {
         let kept = ((f64::from(rounds.count) * held) as u32).min(rounds.count - 1);
         let mut schedule = karras_grid(rho_max, rho, rounds.count - kept);
         schedule.extend((0..kept).map(|_| rho));
-        Ok(SplitGibbs { settings, rounds, rho: schedule, covariance })
+        Ok(SplitGibbs { settings, start, rounds, rho: schedule, covariance })
+    }
+
+    /// The level of a step, the next one (0 at the end of a reverse diffusion), and then the round that comes after it.
+    fn place(&self, step: u32) -> Result<([f64; 2], u32)> {
+        let (from, index, length, next) = if step < self.start {
+            (Some(&self.settings.t_max), step, self.start, 0)
+        } else {
+            let place = self.rounds.place(step - self.start);
+            (self.rho.get(place.round as usize), place.index, place.length, place.round + 1)
+        };
+        let Some(&from) = from else {
+            return Err(Error::internal(format!("split-gibbs: no step {step} of {}", self.settings.steps)));
+        };
+        let grid = karras_grid(from, self.settings.t_min, length);
+        let after = grid.get(index as usize + 1).copied().unwrap_or(0.0);
+        Ok(([grid[index as usize], after], next))
     }
 
     /// x | z.
@@ -135,21 +164,15 @@ impl Sampler for SplitGibbs {
     }
 
     fn start(&self, problem: &Problem) -> Result<State> {
-        chain::start(problem, &self.covariance, self.rho[0])
+        chain::start(problem, &self.covariance, self.settings.t_max)
     }
 
     fn step(&self, problem: &Problem, state: &mut State) -> Result<()> {
-        let place = self.rounds.place(state.step);
-        let Some(&rho) = self.rho.get(place.round as usize) else {
-            return Err(Error::internal(format!("split-gibbs: no step {} of {}", state.step, self.steps())));
-        };
-        let grid = karras_grid(rho, self.settings.t_min, place.length);
-        let t = grid[place.index as usize];
-        let b = grid.get(place.index as usize + 1).copied().unwrap_or(0.0);
+        let (levels, next) = self.place(state.step)?;
         let mut latent = chain::latent(state)?;
-        latent.image = self.reverse(problem, state.step, &latent.image, [t, b])?;
-        if b == 0.0 {
-            latent = match (self.rho.get(place.round as usize + 1), problem.likelihood) {
+        latent.image = self.reverse(problem, state.step, &latent.image, levels)?;
+        if levels[1] == 0.0 {
+            latent = match (self.rho.get(next as usize), problem.likelihood) {
                 (Some(&next), Some(likelihood)) => {
                     self.likelihood_step(problem, likelihood, state.step, &latent, next)?
                 }

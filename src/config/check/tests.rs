@@ -202,7 +202,7 @@ fn keys_of_a_method_are_checked() {
         ("diffpir", "diffpir_zeta = 1.5", "`sampler.diffpir_zeta`: expected at most 1, found 1.5"),
         ("diffpir", "diffpir_lambda = nan", "`sampler.diffpir_lambda`: expected a positive number, found NaN"),
         ("daps", "daps_langevin_rate = 2.0", "`sampler.daps_langevin_rate`: expected at most"),
-        ("daps", "daps_ode_steps = 17", "`sampler.steps`: expected at least two rounds of 17 network evaluations"),
+        ("daps", "daps_ode_steps = 17", "`sampler.steps`: expected at least 2 times 17 network evaluations"),
         ("split-gibbs", "gibbs_held = -0.1", "`sampler.gibbs_held`: expected 0 or a positive number"),
         ("split-gibbs", "gibbs_rho = 2.0\ngibbs_rho_max = 1.0", "expected at most gibbs_rho_max = 1"),
         ("split-gibbs", "gibbs_rounds = 2", "gibbs_reverse_steps"),

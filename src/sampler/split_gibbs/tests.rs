@@ -11,7 +11,8 @@ const BATCH_TOLERANCE: f64 = 1e-4;
 
 fn settings(rounds: u32, reverse_steps: u32, rho_max: f64, rho: f64) -> Settings {
     let steps = rounds * reverse_steps;
-    Settings { steps, reverse_steps, rho_max, rho, held: 0.5, t_min: 0.02, relinearizations: 0, stop: STOP }
+    let (t_max, t_min) = (rho_max, 0.02);
+    Settings { steps, reverse_steps, t_max, rho_max, rho, held: 0.5, t_min, relinearizations: 0, stop: STOP }
 }
 
 fn on_toy(rounds: u32, reverse_steps: u32, rho: f64) -> SplitGibbs {
@@ -102,8 +103,8 @@ fn two_component_mixture_is_met() {
 
 #[test]
 fn it_resumes_and_samples_do_not_depend_on_their_batch() {
-    // 11 steps: five rounds, the first of them of three.
-    let settings = Settings { steps: 11, ..settings(5, 2, 6.0, 0.1) };
+    // 13 steps: a start of two, and five rounds, the first of them of three.
+    let settings = Settings { steps: 13, ..settings(5, 2, 6.0, 0.1) };
     let covariance = GaussianToy::new(false).unwrap().covariance().unwrap();
     assert_resumes(&SplitGibbs::new(covariance, settings).unwrap()).unwrap();
     let difference = batch_dependence(&on_toy(10, 2, 0.1)).unwrap();
@@ -112,12 +113,17 @@ fn it_resumes_and_samples_do_not_depend_on_their_batch() {
 
 #[test]
 fn rho_falls_and_is_then_held() {
-    let sampler = on_toy(10, 2, 0.1);
-    assert_eq!(sampler.rho.len(), 10);
+    let sampler = on_toy(11, 2, 0.1);
+    assert_eq!((sampler.start, sampler.rho.len()), (2, 10));
     assert!(sampler.rho[..5].windows(2).all(|pair| pair[0] > pair[1]), "{:?}", sampler.rho);
     assert!(sampler.rho[5..].iter().all(|rho| *rho == 0.1), "{:?}", sampler.rho);
-    // Held always, but for the start.
-    let settings = Settings { held: 1.0, ..settings(4, 2, 6.0, 0.1) };
+    // The start, the first round and the last: each goes to 0, and then to the next round.
+    let places: Vec<_> = (0..22).map(|step| sampler.place(step).unwrap()).collect();
+    assert_eq!(places[..4].iter().map(|(_, next)| *next).collect::<Vec<_>>(), [0, 0, 1, 1]);
+    assert!((places[0].0[0] - 6.0).abs() < 1e-9 && places[1].0[1] == 0.0 && places[0].0[1] == places[1].0[0]);
+    assert!(places[21].1 == 10 && places[21].0[1] == 0.0 && sampler.place(22).is_err());
+    // Held always, but for the first round.
+    let settings = Settings { held: 1.0, ..settings(5, 2, 6.0, 0.1) };
     let held = SplitGibbs::new(unit_covariance().unwrap(), settings).unwrap();
     assert!((held.rho[0] - 6.0).abs() < 1e-9 && held.rho[1..] == [0.1; 3], "{:?}", held.rho);
 }
@@ -130,6 +136,7 @@ fn bad_settings_are_named() {
         (Settings { reverse_steps: 6, ..good }, "at least 2 rounds"),
         (Settings { rho: 0.01, ..good }, "rho from 6 to 0.01"),
         (Settings { rho: 7.0, ..good }, "rho from 6 to 7"),
+        (Settings { rho_max: 7.0, ..good }, "rho from 7 to 0.1 with t_max = 6"),
         (Settings { t_min: 0.0, ..good }, "t_min = 0"),
         (Settings { held: 1.5, ..good }, "part 1.5"),
     ];
