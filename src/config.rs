@@ -199,7 +199,7 @@ pub struct PriorConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplerConfig {
-    /// `perturb-map` (the default), `dps`, `dps-paper`.
+    /// `perturb-map` (the default), or another of `sampler::build::METHODS`.
     pub method: String,
     /// Network evaluations per sample.
     pub steps: u32,
@@ -215,6 +215,26 @@ pub struct SamplerConfig {
     pub cg_iterations: u32,
     /// Step size of `dps` and `dps-paper`.
     pub guidance: f64,
+    /// `mmps`: iterations of the solver in each step, each a backward pass through the network.
+    pub mmps_iterations: Option<u32>,
+    /// `diffpir`: weight of the denoised image against the data.
+    pub diffpir_lambda: Option<f64>,
+    /// `diffpir`: the part of the noise that is fresh in each step, 0 to 1.
+    pub diffpir_zeta: Option<f64>,
+    /// `daps`: network evaluations for each noise level.
+    pub daps_ode_steps: Option<u32>,
+    /// `daps`: Langevin steps for each noise level.
+    pub daps_langevin_steps: Option<u32>,
+    /// `daps`: their size, in units of one over the largest curvature, up to 1.9.
+    pub daps_langevin_rate: Option<f64>,
+    /// `split-gibbs`: network evaluations for each round.
+    pub gibbs_reverse_steps: Option<u32>,
+    /// `split-gibbs`: standard deviation of the coupling where it is held.
+    pub gibbs_rho: Option<f64>,
+    /// `split-gibbs`: the same where it starts; 1 in an asinh stretch, else t_max, when not given.
+    pub gibbs_rho_max: Option<f64>,
+    /// `split-gibbs`: the part of the rounds for which it is held, 0 to 1.
+    pub gibbs_held: Option<f64>,
 }
 
 impl Default for SamplerConfig {
@@ -228,6 +248,16 @@ impl Default for SamplerConfig {
             cg_tolerance: 1e-3,
             cg_iterations: 500,
             guidance: 1.0,
+            mmps_iterations: None,
+            diffpir_lambda: None,
+            diffpir_zeta: None,
+            daps_ode_steps: None,
+            daps_langevin_steps: None,
+            daps_langevin_rate: None,
+            gibbs_reverse_steps: None,
+            gibbs_rho: None,
+            gibbs_rho_max: None,
+            gibbs_held: None,
         }
     }
 }

@@ -5,12 +5,11 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
+use super::{Config, SamplerConfig};
 use crate::observe::pattern;
+use crate::sampler::build::METHODS;
+use crate::sampler::{daps, split_gibbs};
 use crate::{Error, Result};
-
-/// The sampling methods that the config may name.
-pub const METHODS: [&str; 3] = ["perturb-map", "dps", "dps-paper"];
 
 /// An error of the TOML parser (syntax, unknown or missing key, wrong type), with line and key.
 pub(super) fn syntax_error(error: &toml::de::Error, text: &str, path: &Path) -> Error {
@@ -129,6 +128,7 @@ impl Checker<'_> {
         self.need(tolerance, "sampler.cg_tolerance", why)?;
         self.need(sampler.cg_iterations >= 1, "sampler.cg_iterations", "expected at least 1, found 0")?;
         self.positive(sampler.guidance, "sampler.guidance")?;
+        self.method_keys(sampler)?;
         let posterior = &config.posterior;
         let why = format!("a variance needs at least 2 samples, found {}", posterior.samples);
         self.need(posterior.samples >= 2, "posterior.samples", why)?;
@@ -139,6 +139,45 @@ impl Checker<'_> {
         self.positive(config.run.journal_interval, "run.journal_interval")?;
         self.positive(config.run.hang_timeout, "run.hang_timeout")?;
         self.positive(config.run.claim_timeout, "run.claim_timeout")
+    }
+
+    /// The keys that one method alone has: for another one they would be ignored, which nobody can mean.
+    fn method_keys(&self, sampler: &SamplerConfig) -> Result<()> {
+        let number = |value: Option<u32>| value.map(f64::from);
+        let keys: [(&str, Option<f64>, &str, f64); 10] = [
+            ("mmps_iterations", number(sampler.mmps_iterations), "mmps", f64::MAX),
+            ("diffpir_lambda", sampler.diffpir_lambda, "diffpir", f64::MAX),
+            ("diffpir_zeta", sampler.diffpir_zeta, "diffpir", 1.0),
+            ("daps_ode_steps", number(sampler.daps_ode_steps), "daps", f64::MAX),
+            ("daps_langevin_steps", number(sampler.daps_langevin_steps), "daps", f64::MAX),
+            ("daps_langevin_rate", sampler.daps_langevin_rate, "daps", daps::LARGEST_RATE),
+            ("gibbs_reverse_steps", number(sampler.gibbs_reverse_steps), "split-gibbs", f64::MAX),
+            ("gibbs_rho", sampler.gibbs_rho, "split-gibbs", f64::MAX),
+            ("gibbs_rho_max", sampler.gibbs_rho_max, "split-gibbs", f64::MAX),
+            ("gibbs_held", sampler.gibbs_held, "split-gibbs", 1.0),
+        ];
+        for (name, value, method, largest) in keys {
+            let (key, Some(value)) = (format!("sampler.{name}"), value) else { continue };
+            let why = format!("only method `{method}` has this key, and the method is `{}`", sampler.method);
+            self.need(sampler.method == method, &key, why)?;
+            match name {
+                "diffpir_zeta" | "gibbs_held" => self.at_least_zero(value, &key)?,
+                _ => self.positive(value, &key)?,
+            }
+            self.need(value <= largest, &key, format!("expected at most {largest}, found {value}"))?;
+        }
+        if let (Some(low), Some(high)) = (sampler.gibbs_rho, sampler.gibbs_rho_max) {
+            let why = format!("expected at most gibbs_rho_max = {high}, found {low}");
+            self.need(low <= high, "sampler.gibbs_rho", why)?;
+        }
+        // split-gibbs starts with as much as a round.
+        let (least, inner) = match sampler.method.as_str() {
+            "daps" => (2, sampler.daps_ode_steps.unwrap_or(daps::ODE_STEPS)),
+            "split-gibbs" => (3, sampler.gibbs_reverse_steps.unwrap_or(split_gibbs::REVERSE_STEPS)),
+            _ => (2, 1),
+        };
+        let why = format!("expected at least {least} times {inner} network evaluations, found {}", sampler.steps);
+        self.need(sampler.steps / inner >= least, "sampler.steps", why)
     }
 
     fn need(&self, holds: bool, key: &str, why: impl Display) -> Result<()> {

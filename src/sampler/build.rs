@@ -2,8 +2,9 @@
 
 use super::conjugate_gradient::Stop;
 use super::perturb_map::{PerturbMap, Settings};
-use super::{Dps, DpsPaper, Sampler};
+use super::{Daps, DiffPir, Dps, DpsPaper, Mmps, Pigdm, Sampler, SplitGibbs, daps, diffpir, mmps, split_gibbs};
 use crate::config::SamplerConfig;
+use crate::forward::Stretch;
 use crate::prior::card::{Card, Normalisation};
 use crate::prior::{Covariance, Prior, Spread};
 use crate::{Error, Result};
@@ -13,8 +14,11 @@ const T_MAX_FACTOR: f64 = 3.0;
 /// t_min in the prior's stretched space, unless the config says otherwise.
 pub const T_MIN: f64 = 0.02;
 
+/// rho of the first round of `split-gibbs` where the stretch is exponential, unless the config says otherwise.
+const RHO_MAX_ASINH: f64 = 1.0;
+
 /// The methods that `sampler.method` can name.
-pub const METHODS: [&str; 3] = ["perturb-map", "dps", "dps-paper"];
+pub const METHODS: [&str; 8] = ["perturb-map", "dps", "dps-paper", "pigdm", "mmps", "diffpir", "daps", "split-gibbs"];
 
 /// The sampler that the config asks for, prepared for `prior` on its device.
 pub fn build(config: &SamplerConfig, prior: &Prior) -> Result<Box<dyn Sampler>> {
@@ -45,10 +49,61 @@ fn build_with(
             let clip = (card.normalisation == Normalisation::BandPeak).then_some(1.0);
             Ok(Box::new(DpsPaper::new(config.steps, config.guidance, clip)?))
         }
+        "pigdm" => Ok(Box::new(Pigdm::new(covariance, config.steps, [levels.t_max, levels.t_min], levels.stop)?)),
+        "mmps" => {
+            let iterations = config.mmps_iterations.unwrap_or(mmps::ITERATIONS);
+            Ok(Box::new(Mmps::new(covariance, config.steps, [levels.t_max, levels.t_min], iterations, levels.stop)?))
+        }
+        "diffpir" => {
+            let Settings { steps, t_max, t_min, relinearizations, stop } = levels;
+            let lambda = config.diffpir_lambda.unwrap_or(diffpir::LAMBDA);
+            let zeta = config.diffpir_zeta.unwrap_or(diffpir::ZETA);
+            let settings = diffpir::Settings { steps, t_max, t_min, lambda, zeta, relinearizations, stop };
+            Ok(Box::new(DiffPir::new(covariance, settings)?))
+        }
+        "daps" => {
+            let settings = daps::Settings {
+                steps: config.steps,
+                ode_steps: config.daps_ode_steps.unwrap_or(daps::ODE_STEPS),
+                t_max: levels.t_max,
+                t_min: levels.t_min,
+                langevin_steps: config.daps_langevin_steps.unwrap_or(daps::LANGEVIN_STEPS),
+                langevin_rate: config.daps_langevin_rate.unwrap_or(daps::LANGEVIN_RATE),
+                stop: levels.stop,
+            };
+            Ok(Box::new(Daps::new(covariance, settings)?))
+        }
+        "split-gibbs" => Ok(Box::new(SplitGibbs::new(covariance, gibbs_settings(config, card, levels)?)?)),
         other => {
             Err(Error::usage(format!("sampler.method = \"{other}\": expected one of \"{}\"", METHODS.join("\", \""))))
         }
     }
+}
+
+fn gibbs_settings(config: &SamplerConfig, card: &Card, levels: Settings) -> Result<split_gibbs::Settings> {
+    let sensible = match card.stretch {
+        Stretch::Linear { .. } => levels.t_max,
+        Stretch::Asinh { .. } => RHO_MAX_ASINH.min(levels.t_max),
+    };
+    let rho_max = config.gibbs_rho_max.unwrap_or(sensible);
+    if rho_max > levels.t_max {
+        return Err(Error::usage(format!(
+            "sampler.gibbs_rho_max = {rho_max} is more than t_max, the largest noise level of the chain, {}",
+            levels.t_max
+        )));
+    }
+    Ok(split_gibbs::Settings {
+        steps: config.steps,
+        reverse_steps: config.gibbs_reverse_steps.unwrap_or(split_gibbs::REVERSE_STEPS),
+        t_max: levels.t_max,
+        rho_max,
+        rho: config.gibbs_rho.unwrap_or(levels.t_min.min(rho_max)),
+        held: config.gibbs_held.unwrap_or(split_gibbs::HELD),
+        // The coupling ends where other methods do, and the reverse diffusion goes on from there.
+        t_min: config.t_min.unwrap_or(card.sigma_min),
+        relinearizations: levels.relinearizations,
+        stop: levels.stop,
+    })
 }
 
 /// The noise levels must lie within what the network was trained for.
@@ -71,4 +126,49 @@ fn settings(config: &SamplerConfig, card: &Card, covariance: &Covariance) -> Res
         relinearizations: config.relinearizations,
         stop: Stop { tolerance: config.cg_tolerance, iterations: config.cg_iterations },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::toy::{SHAPE, unit_covariance};
+    use super::*;
+    use crate::prior::card::Architecture;
+
+    fn card() -> Card {
+        Card {
+            name: "test".into(),
+            architecture: Architecture::Gaussian,
+            pixel_kpc: 0.8,
+            size: SHAPE[1],
+            bands: vec!["g".into(), "r".into()],
+            stretch: Stretch::Asinh { scale: 0.01 },
+            normalisation: Normalisation::ReferenceBand { band: 1 },
+            sigma_min: 0.01,
+            sigma_max: 20.0,
+            redshift_range: [0.1, 1.0],
+            resolution_kpc: 1.0,
+            training_data: String::new(),
+            training_digest: String::new(),
+            recipe: String::new(),
+            caution: String::new(),
+        }
+    }
+
+    #[test]
+    fn every_method_that_the_config_may_name_is_built() {
+        let build = |config: SamplerConfig| build_for(&config, &card(), unit_covariance().unwrap());
+        for method in METHODS {
+            let config = SamplerConfig { method: method.into(), ..SamplerConfig::default() };
+            let steps = config.steps;
+            let sampler = build(config).unwrap();
+            // Progress and costs are counted with the config's steps.
+            assert_eq!((sampler.name(), sampler.steps()), (method, steps));
+        }
+        let error = |config| build(config).err().unwrap().to_string();
+        let unknown = error(SamplerConfig { method: "magic".into(), ..SamplerConfig::default() });
+        assert!(METHODS.iter().all(|method| unknown.contains(method)), "{unknown}");
+        let gibbs = SamplerConfig { method: "split-gibbs".into(), ..SamplerConfig::default() };
+        let above = error(SamplerConfig { gibbs_rho_max: Some(30.0), ..gibbs });
+        assert!(above.contains("gibbs_rho_max = 30"), "{above}");
+    }
 }

@@ -1,5 +1,5 @@
-//! What the gradient-guided samplers (`dps`, `dps-paper`) share: the pull of the data on an image at fixed amplitude and
-//! sky, sums over each sample alone, and the product with the Jacobian of a denoiser.
+//! What the gradient-guided samplers (`dps`, `dps-paper`, and in part `pigdm`, `mmps`, `daps`) share: the pull of the data
+//! on an image at fixed amplitude and sky, sums over each sample alone, and the product with the Jacobian of a denoiser.
 
 use tch::{Kind, Tensor};
 
@@ -49,4 +49,10 @@ pub fn leaf(x: &Tensor) -> Result<Tensor> {
 pub fn pull_back(output: &Tensor, input: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
     let product = output.f_mul(cotangent)?.f_sum(Kind::Float)?;
     Ok(Tensor::f_run_backward(&[product], &[input], false, false)?.remove(0))
+}
+
+/// The same, for several products with one graph.
+pub fn pull_back_again(output: &Tensor, input: &Tensor, cotangent: &Tensor) -> Result<Tensor> {
+    let product = output.f_mul(cotangent)?.f_sum(Kind::Float)?;
+    Ok(Tensor::f_run_backward(&[product], &[input], true, false)?.remove(0))
 }

@@ -10,21 +10,33 @@ use crate::random::BlockNoise;
 use crate::{Error, Result};
 
 pub mod build;
+mod chain;
 mod condition;
 pub mod conjugate_gradient;
+pub mod daps;
+pub mod diffpir;
 pub mod dps;
 pub mod dps_paper;
+mod gauss_newton;
 mod guidance;
+pub mod mmps;
 pub mod perturb_map;
+pub mod pigdm;
 mod preconditioner;
 mod tangent;
+pub mod split_gibbs;
 #[cfg(test)]
 mod toy;
 
 pub use build::{build, build_for};
+pub use daps::Daps;
+pub use diffpir::DiffPir;
 pub use dps::Dps;
 pub use dps_paper::DpsPaper;
+pub use mmps::Mmps;
 pub use perturb_map::PerturbMap;
+pub use pigdm::Pigdm;
+pub use split_gibbs::SplitGibbs;
 
 /// What a sampler works on: one block of samples of one object.
 pub struct Problem<'a> {

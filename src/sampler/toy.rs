@@ -1,11 +1,14 @@
-//! A problem whose answer is known, for tests of samplers: independent standard normal pixels, seen through a gain.
+//! Problems whose answer is known, and what every sampler must do on them: independent standard normal pixels seen through
+//! a gain (`UnitGaussian`, `ToyLikelihood`), and a Gaussian prior with a linear model, amplitude and sky (`GaussianToy`).
 
 use tch::{Device, Kind, Tensor};
 
-use super::Problem;
+use super::{Problem, Sampler, State, run};
 use crate::Result;
+use crate::forward::linear::LinearLikelihood;
 use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
-use crate::prior::Denoiser;
+use crate::prior::analytic::GaussianDenoiser;
+use crate::prior::{Covariance, Denoiser};
 use crate::random::{BlockNoise, Key, Purpose};
 
 pub const SHAPE: [i64; 3] = [2, 8, 8];
@@ -128,4 +131,140 @@ pub fn problem<'a>(
     count: u32,
 ) -> Problem<'a> {
     Problem { denoiser, likelihood, noise: BlockNoise::new(9, "toy", first, count), device: Device::Cpu }
+}
+
+/// The covariance of `UnitGaussian`.
+pub fn unit_covariance() -> Result<Covariance> {
+    let (pixels, options) = (SHAPE.iter().product::<i64>(), (Kind::Float, Device::Cpu));
+    let component = Tensor::zeros([1, pixels], options);
+    let _ = component.narrow(1, 0, 1).fill_(1.0);
+    let diagonal = Tensor::ones([pixels], options) - component.view(-1);
+    Covariance::new(SHAPE, Tensor::zeros([pixels], options), component, Tensor::ones([1], options), diagonal)
+}
+
+/// Mean and variance of draws of `UnitGaussian` without data: 8192 values, so that five standard errors are 0.055 and
+/// 0.078.
+pub fn draws_without_data(sampler: &dyn Sampler) -> Result<[f64; 2]> {
+    let draws = run(sampler, &problem(&UnitGaussian, None, 0, 64))?.image.to_kind(Kind::Double);
+    Ok([draws.mean(Kind::Double).double_value(&[]), draws.var(true).double_value(&[])])
+}
+
+/// Root mean square of y - A(x), in units of the noise, with the data in units of their own. The prior's draws are off by
+/// the gain times sqrt(2), and draws of the posterior by about 1.4.
+pub fn misfit(sampler: &dyn Sampler, unit: f64) -> Result<f64> {
+    let likelihood = ToyLikelihood::new(unit);
+    let draws = run(sampler, &problem(&UnitGaussian, Some(&likelihood), 0, 8))?;
+    let residual = likelihood.data() - likelihood.predict(&draws)?;
+    Ok(residual.square().mean(Kind::Double).sqrt().double_value(&[]) / (NOISE_SD * unit))
+}
+
+/// Asserts that a run that is saved and loaded after each step ends with the same bytes.
+pub fn assert_resumes(sampler: &dyn Sampler) -> Result<()> {
+    let toy = GaussianToy::new(false)?;
+    let denoiser = toy.denoiser()?;
+    let problem = problem(&denoiser, Some(&toy.likelihood), 0, 3);
+    let whole = run(sampler, &problem)?;
+    let mut state = sampler.start(&problem)?;
+    for done in 0..sampler.steps() {
+        assert_eq!(state.step, done);
+        sampler.step(&problem, &mut state)?;
+        state = State::load(&state.save()?, Device::Cpu)?;
+    }
+    let resumed = sampler.finish(&problem, state)?;
+    assert!(whole.image == resumed.image && whole.ln_amplitude == resumed.ln_amplitude && whole.sky == resumed.sky);
+    Ok(())
+}
+
+/// The largest difference between a sample of a block of three and the same sample alone.
+pub fn batch_dependence(sampler: &dyn Sampler) -> Result<f64> {
+    let toy = GaussianToy::new(false)?;
+    let denoiser = toy.denoiser()?;
+    let together = flat(&run(sampler, &problem(&denoiser, Some(&toy.likelihood), 0, 3))?);
+    let alone = flat(&run(sampler, &problem(&denoiser, Some(&toy.likelihood), 2, 1))?);
+    Ok((together.narrow(0, 2, 1) - alone).abs().max().double_value(&[]))
+}
+
+/// 16 pixels with a Gaussian prior, y = A x + c ln a + sky + noise with 12 data: the posterior of all 18 unknowns is known.
+pub struct GaussianToy {
+    parts: [Tensor; 4],
+    pub likelihood: LinearLikelihood,
+    /// Of the 16 pixels, ln a and the sky, f64.
+    mean: Tensor,
+    variance: Tensor,
+}
+
+/// How draws compare with the exact posterior.
+#[derive(Debug)]
+pub struct Comparison {
+    /// Largest error of a mean, in standard deviations of the posterior.
+    pub mean: f64,
+    /// Lowest, average and highest ratio of a variance to the exact one.
+    pub variance: [f64; 3],
+}
+
+impl GaussianToy {
+    /// The pixels of the prior are correlated, or independent with one variance.
+    pub fn new(independent: bool) -> Result<GaussianToy> {
+        let random = |step: u32, shape: &[i64]| {
+            let count = shape.iter().product::<i64>() as usize;
+            Tensor::from_slice(&Key::new(11, "toy", 0, Purpose::Evaluation, step).normal(count)).view(shape)
+        };
+        let double = |t: &Tensor| t.to_kind(Kind::Double);
+        let (q, _) = random(0, &[16, 5]).qr(true);
+        let (variances, diagonal) = if independent {
+            (Tensor::zeros([5], (Kind::Float, Device::Cpu)), Tensor::full([16], 0.8, (Kind::Float, Device::Cpu)))
+        } else {
+            (Tensor::from_slice(&[4.0f32, 2.0, 1.0, 0.5, 0.2]), random(1, &[16]).square() * 0.2 + 0.01)
+        };
+        let nuisance = NuisancePrior {
+            ln_amplitude_mean: Tensor::from_slice(&[0.4f32]),
+            ln_amplitude_sd: Tensor::from_slice(&[0.3f32]),
+            sky_sd: Tensor::from_slice(&[0.5f32]),
+        };
+        let (matrix, amplitude) = (random(3, &[12, 16]) * 0.5, random(4, &[12, 1]));
+        let data = random(5, &[1, 1, 12]);
+        let likelihood = LinearLikelihood::new(data.copy(), matrix.copy(), amplitude.copy(), 0.3, nuisance)?;
+
+        let c0 = double(&q).matmul(&double(&variances).diag(0)).matmul(&double(&q).tr()) + double(&diagonal).diag(0);
+        let prior = Tensor::zeros([18, 18], (Kind::Double, Device::Cpu));
+        prior.narrow(0, 0, 16).narrow(1, 0, 16).copy_(&c0);
+        prior.narrow(0, 16, 2).narrow(1, 16, 2).copy_(&Tensor::from_slice(&[0.09f64, 0.25]).diag(0));
+        let ones = Tensor::ones([12, 1], (Kind::Double, Device::Cpu));
+        let jacobian = Tensor::cat(&[double(&matrix), double(&amplitude), ones], 1);
+        let before = Tensor::cat(&[double(&random(2, &[16])), Tensor::from_slice(&[0.4f64, 0.0])], 0);
+        let noise = Tensor::eye(12, (Kind::Double, Device::Cpu)) * 0.09;
+        let through = prior.matmul(&jacobian.tr());
+        let gain = through.matmul(&(jacobian.matmul(&through) + noise).inverse());
+        let mean = &before + gain.matmul(&(double(&data).view(-1) - jacobian.mv(&before)).view([12, 1])).view(-1);
+        let variance = (&prior - gain.matmul(&jacobian).matmul(&prior)).diagonal(0, 0, 1).copy();
+        let parts = [random(2, &[16]), q.tr().contiguous(), variances, diagonal];
+        Ok(GaussianToy { parts, likelihood, mean, variance })
+    }
+
+    pub fn covariance(&self) -> Result<Covariance> {
+        let [mean, components, variances, diagonal] = &self.parts;
+        Covariance::new([1, 4, 4], mean.copy(), components.copy(), variances.copy(), diagonal.copy())
+    }
+
+    pub fn denoiser(&self) -> Result<GaussianDenoiser> {
+        Ok(GaussianDenoiser::new(self.covariance()?))
+    }
+
+    /// `count` draws against the exact posterior. Five standard errors of a mean are 5 / sqrt(count) standard deviations,
+    /// and of a variance 5 sqrt(2 / count) of itself.
+    pub fn compare(&self, sampler: &dyn Sampler, count: u32) -> Result<Comparison> {
+        let denoiser = self.denoiser()?;
+        let draws = flat(&run(sampler, &problem(&denoiser, Some(&self.likelihood), 0, count))?);
+        let mean = (draws.mean_dim(0, false, Kind::Double) - &self.mean) / self.variance.sqrt();
+        let ratio = draws.var_dim(0, true, false) / &self.variance;
+        let number = |t: Tensor| t.double_value(&[]);
+        let variance = [number(ratio.min()), number(ratio.mean(Kind::Double)), number(ratio.max())];
+        Ok(Comparison { mean: number(mean.abs().max()), variance })
+    }
+}
+
+/// Image, ln a and sky of each draw in a row, f64.
+fn flat(draws: &Latent) -> Tensor {
+    let count = draws.image.size()[0];
+    Tensor::cat(&[draws.image.view([count, -1]), draws.ln_amplitude.copy(), draws.sky.copy()], 1).to_kind(Kind::Double)
 }

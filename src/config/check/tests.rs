@@ -102,6 +102,7 @@ fn semantic_errors_name_file_line_and_key() {
     expect("sky_sd = 0.2", "sky_sd = nan", "nuisance.sky_sd", "NaN");
     expect("path = \"prior.safetensors\"", "path = \"\"", "prior.path", "safetensors");
     expect("method = \"perturb-map\"", "method = \"magic\"", "sampler.method", "perturb-map, dps, dps-paper");
+    expect("method = \"perturb-map\"", "method = \"magic\"", "sampler.method", "mmps, diffpir, daps, split-gibbs");
     expect("steps = 32", "steps = 1", "sampler.steps", "at least 2");
     expect("t_max = 40.0", "t_max = 0.0", "sampler.t_max", "positive");
     expect("t_min = 0.1", "t_min = 50.0", "sampler.t_min", "less than t_max");
@@ -178,4 +179,36 @@ fn relative_paths_are_relative_to_the_config() {
     assert_eq!(config.data.image, folder.path().join("{id}-{band}.fits").to_string_lossy());
     let error = Config::read(&folder.path().join("none.toml")).unwrap_err();
     assert!(error.exit_code() == 2 && error.to_string().contains("none.toml"));
+}
+
+/// The keys of single methods: good ones, values out of range, and keys of another method.
+#[test]
+fn keys_of_a_method_are_checked() {
+    let with = |method: &str, line: &str| {
+        let text = good().replace("method = \"perturb-map\"", &format!("method = \"{method}\""));
+        parse(&text.replace("guidance = 1.0", line)).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for method in METHODS {
+        with(method, "").unwrap();
+    }
+    with("mmps", "mmps_iterations = 2").unwrap();
+    with("diffpir", "diffpir_lambda = 2.0\ndiffpir_zeta = 0.0").unwrap();
+    with("daps", "daps_ode_steps = 8\ndaps_langevin_steps = 50\ndaps_langevin_rate = 0.5").unwrap();
+    let gibbs = "gibbs_reverse_steps = 4\ngibbs_rho = 0.2\ngibbs_rho_max = 9.0\ngibbs_held = 1.0";
+    with("split-gibbs", gibbs).unwrap();
+    let bad = [
+        ("mmps", "mmps_iterations = 0", "`sampler.mmps_iterations`: expected a positive number, found 0"),
+        ("mmps", "daps_ode_steps = 4", "only method `daps` has this key, and the method is `mmps`"),
+        ("diffpir", "diffpir_zeta = 1.5", "`sampler.diffpir_zeta`: expected at most 1, found 1.5"),
+        ("diffpir", "diffpir_lambda = nan", "`sampler.diffpir_lambda`: expected a positive number, found NaN"),
+        ("daps", "daps_langevin_rate = 2.0", "`sampler.daps_langevin_rate`: expected at most"),
+        ("daps", "daps_ode_steps = 17", "`sampler.steps`: expected at least 2 times 17 network evaluations"),
+        ("split-gibbs", "gibbs_held = -0.1", "`sampler.gibbs_held`: expected 0 or a positive number"),
+        ("split-gibbs", "gibbs_rho = 2.0\ngibbs_rho_max = 1.0", "expected at most gibbs_rho_max = 1"),
+        ("split-gibbs", "gibbs_rounds = 2", "gibbs_reverse_steps"),
+    ];
+    for (method, line, words) in bad {
+        let error = with(method, line).expect_err(line);
+        assert!(error.contains(words) && error.contains(", line "), "{line}: {error}");
+    }
 }

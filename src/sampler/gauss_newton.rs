@@ -1,0 +1,158 @@
+//! What methods share that solve for a galaxy between a Gaussian and the data: the mode, or by perturb-and-MAP (Papandreou
+//! & Yuille 2010) a draw, of N(c, P) p(y | .) over image, amplitude and sky, by Gauss-Newton rounds in the data space:
+//!
+//! ```text
+//! x <- c + P J^T (J P J^T + Sigma)^-1 [y - A(x) - J (c - x)]             J, A, Sigma at the x of the round before
+//! draw: c + N(0, P) in place of c, and y - N(0, Sigma) in place of y     Sigma stays that of the first round
+//! ```
+//!
+//! A linear model needs one round, and the draw is then exact. As in the default sampler, Sigma holds the error of the
+//! tangent itself while noise is large, and a round moves pixels and ln a no further than a tangent can be trusted.
+
+use std::rc::Rc;
+
+use tch::Tensor;
+
+use super::Problem;
+use super::condition::{perturbation, scale_by_prior};
+use super::conjugate_gradient::{self, Stop};
+use super::preconditioner::Preconditioner;
+use crate::Result;
+use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
+use crate::prior::Covariance;
+
+/// The Gaussian, the likelihood, and how well to solve.
+pub struct GaussNewton<'a> {
+    pub likelihood: &'a dyn Likelihood,
+    /// P applied to a direction.
+    pub prior: &'a dyn Fn(&Latent) -> Result<Latent>,
+    /// Modes of the image's part of P that the preconditioner takes off, `[K, C, n, n]`; `None`: the image is held fixed.
+    pub modes: Option<&'a Tensor>,
+    /// Linearisations, 1 or more.
+    pub rounds: u32,
+    pub tangent_error: f64,
+    pub stop: Stop,
+}
+
+impl GaussNewton<'_> {
+    /// The mode, from a first `point` of linearisation.
+    pub fn mode(&self, centre: &Latent, point: &Latent) -> Result<Latent> {
+        let linear = self.linearize(point)?;
+        self.rounds(centre, point, linear.into(), self.likelihood.data().f_unsqueeze(0)?)
+    }
+
+    /// A draw. `centre` is perturbed already, by N(0, P); the data are perturbed here.
+    pub fn draw(&self, problem: &Problem, step: u32, centre: &Latent, point: &Latent) -> Result<Latent> {
+        let linear = self.linearize(point)?;
+        let noise = linear.noise(&problem.noise, step)?;
+        self.rounds(centre, point, linear.into(), self.likelihood.data().f_unsqueeze(0)?.f_sub(&noise)?)
+    }
+
+    /// J^T (J P J^T + Sigma)^-1 [y - A(x) - J (c - x)] at the point x: the gradient of ln N(y; A(c), J P J^T + Sigma) with
+    /// respect to the centre, of which P times is the change.
+    pub fn pull(&self, centre: &Latent, point: &Latent) -> Result<Latent> {
+        let linear = self.linearize(point)?;
+        let data = self.likelihood.data().f_unsqueeze(0)?;
+        self.solve(centre, point, &data, linear.as_ref(), linear.as_ref())
+    }
+
+    fn linearize(&self, point: &Latent) -> Result<Box<dyn Linearized>> {
+        self.likelihood.linearize_within(point, self.tangent_error)
+    }
+
+    fn rounds(&self, centre: &Latent, point: &Latent, noise: Rc<dyn Linearized>, data: Tensor) -> Result<Latent> {
+        let mut linear = noise.clone();
+        let mut found = point.plus(&zero(point)?)?;
+        for round in 0..self.rounds.max(1) {
+            if round > 0 {
+                linear = self.linearize(&found)?.into();
+            }
+            let change = (self.prior)(&self.solve(centre, &found, &data, linear.as_ref(), noise.as_ref())?)?;
+            found = within_reach(centre.plus(&change)?, &found, self.likelihood.reach())?;
+        }
+        Ok(found)
+    }
+
+    fn solve(
+        &self,
+        centre: &Latent,
+        point: &Latent,
+        data: &Tensor,
+        linear: &dyn Linearized,
+        noise: &dyn Linearized,
+    ) -> Result<Latent> {
+        let preconditioner = Preconditioner::new(self.likelihood, point, self.modes, self.tangent_error)?;
+        let shift = linear.apply(&centre.minus(point)?)?;
+        let rhs = data.f_sub(linear.prediction())?.f_sub(&shift)?;
+        let (weights, iterations) = conjugate_gradient::solve(
+            &rhs,
+            self.stop,
+            |residual| preconditioner.apply(residual),
+            |w| {
+                let through = linear.apply(&(self.prior)(&linear.adjoint(w)?)?)?;
+                Ok(through.f_add(&noise.covariance(w)?)?)
+            },
+        )?;
+        tracing::trace!(iterations, "conjugate gradients");
+        linear.adjoint(&weights)
+    }
+}
+
+fn zero(like: &Latent) -> Result<Latent> {
+    Ok(Latent {
+        image: like.image.f_zeros_like()?,
+        ln_amplitude: like.ln_amplitude.f_zeros_like()?,
+        sky: like.sky.f_zeros_like()?,
+    })
+}
+
+/// diag(variance I, s_a^2, sigma_b^2) applied to a direction; `variance` is one number, or one for each pixel.
+pub fn scale_image(direction: &Latent, nuisance: &NuisancePrior, variance: &Tensor) -> Result<Latent> {
+    let mut out = scale_by_prior(direction, nuisance, None)?;
+    out.image = direction.image.f_mul(variance)?;
+    Ok(out)
+}
+
+/// For the preconditioner: `sd` (one number, or one for each pixel) times the principal components of the prior, along
+/// which the data say most.
+pub fn modes(covariance: &Covariance, sd: &Tensor) -> Result<Tensor> {
+    let [channels, height, width] = covariance.shape;
+    Ok(covariance.components.f_view([-1, channels, height, width])?.f_mul(sd)?)
+}
+
+/// A draw of amplitude and sky given the image and the data.
+pub fn draw_nuisance(
+    problem: &Problem,
+    likelihood: &dyn Likelihood,
+    step: u32,
+    point: &Latent,
+    stop: Stop,
+) -> Result<Latent> {
+    let nuisance = likelihood.nuisance();
+    let fixed = Latent {
+        image: point.image.shallow_clone(),
+        ln_amplitude: nuisance.ln_amplitude_mean.f_unsqueeze(0)?,
+        sky: nuisance.sky_sd.f_zeros_like()?.f_unsqueeze(0)?,
+    };
+    let centre = fixed.plus(&perturbation(problem, nuisance, step, point.image.f_zeros_like()?)?)?;
+    let prior = |direction: &Latent| scale_by_prior(direction, nuisance, None);
+    let given = GaussNewton { likelihood, prior: &prior, modes: None, rounds: 1, tangent_error: 0.0, stop };
+    given.draw(problem, step, &centre, point)
+}
+
+/// Cuts the changes of pixels and of ln a at what one linearisation can be trusted with.
+pub fn within_reach(solution: Latent, point: &Latent, reach: Option<f64>) -> Result<Latent> {
+    let Some(reach) = reach else { return Ok(solution) };
+    let limit =
+        |new: &Tensor, old: &Tensor| -> Result<Tensor> { Ok(new.f_sub(old)?.f_clamp(-reach, reach)?.f_add(old)?) };
+    Ok(Latent {
+        image: limit(&solution.image, &point.image)?,
+        ln_amplitude: limit(&solution.ln_amplitude, &point.ln_amplitude)?,
+        sky: solution.sky,
+    })
+}
+
+/// Relative error of the tangent of the stretch where x0 is uncertain by `t` (`perturb_map.rs` has the reason).
+pub fn tangent_error(t: f64) -> f64 {
+    0.5 * t.min(1.0).powi(2)
+}
