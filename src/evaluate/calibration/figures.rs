@@ -28,11 +28,42 @@ pub fn draw(report: &Report, folder: &Path) -> Result<Vec<PathBuf>> {
         if let Some(path) = coverage(problem, &rows, folder)? {
             paths.push(path);
         }
-        if let Some(path) = cost(problem, &rows, folder)? {
-            paths.push(path);
+        paths.extend(cost(problem, &points(&rows), folder)?);
+    }
+    paths.extend(cost("all", &worst(report), folder)?);
+    Ok(paths)
+}
+
+/// Line, forwards a draw and calibration error of a sampler. Samplers without network evaluations (exact draws, prior
+/// draws) have no place in the figure of cost.
+type Point<'a> = (&'a str, f64, f64);
+
+fn points<'a>(rows: &[&'a Judged]) -> Vec<Point<'a>> {
+    let point = |row: &&'a Judged| {
+        let summary = &row.summary;
+        let forwards = summary.cost.forwards;
+        summary
+            .calibration_error
+            .filter(|_| forwards > 0.0)
+            .map(|error| (summary.subject.line.as_str(), forwards, error))
+    };
+    rows.iter().filter_map(point).collect()
+}
+
+/// For each sampler its worst problem.
+fn worst(report: &Report) -> Vec<Point<'_>> {
+    let mut found: Vec<(&str, Point)> = Vec::new();
+    for row in &report.results {
+        let name = row.summary.subject.sampler.as_str();
+        for point in points(&[row]) {
+            match found.iter_mut().find(|(sampler, _)| *sampler == name) {
+                Some((_, old)) if old.2 >= point.2 => {}
+                Some((_, old)) => *old = point,
+                None => found.push((name, point)),
+            }
         }
     }
-    Ok(paths)
+    found.into_iter().map(|(_, point)| point).collect()
 }
 
 /// Ranks of all statistics together.
@@ -57,16 +88,13 @@ fn coverage(problem: &str, rows: &[&Judged], folder: &Path) -> Result<Option<Pat
     Ok(Some(path))
 }
 
-/// Calibration error against network evaluations a draw, one line for each sampler. Samplers without network evaluations
-/// (exact draws, prior draws) have no place on it.
-fn cost(problem: &str, rows: &[&Judged], folder: &Path) -> Result<Option<PathBuf>> {
+/// Calibration error against network evaluations a draw, one line for each sampler.
+fn cost(problem: &str, points: &[Point], folder: &Path) -> Result<Option<PathBuf>> {
     let mut series: Vec<Series> = Vec::new();
-    for row in rows.iter().filter(|row| row.summary.cost.forwards > 0.0) {
-        let Some(error) = row.summary.calibration_error else { continue };
-        let (name, point) = (&row.summary.subject.line, (row.summary.cost.forwards, error));
-        match series.iter_mut().find(|line| &line.name == name) {
-            Some(line) => line.points.push(point),
-            None => series.push(Series { name: name.clone(), points: vec![point] }),
+    for &(name, forwards, error) in points {
+        match series.iter_mut().find(|line| line.name == name) {
+            Some(line) => line.points.push((forwards, error)),
+            None => series.push(Series { name: name.into(), points: vec![(forwards, error)] }),
         }
     }
     for line in &mut series {

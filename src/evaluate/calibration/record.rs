@@ -122,7 +122,7 @@ pub fn measure(
             None,
         ),
     };
-    Ok(Numbers {
+    let numbers = Numbers {
         draws: count,
         statistics,
         tarp,
@@ -130,7 +130,24 @@ pub fn measure(
         wasserstein,
         modes,
         observed_signal_to_noise: simulation.observed_signal_to_noise,
-    })
+    };
+    // Draws may be finite and their squares not.
+    if numbers.all_finite() {
+        Ok(numbers)
+    } else {
+        Err(Error::object(object, "the draws are too large to be measured"))
+    }
+}
+
+impl Numbers {
+    /// Whether no number is NaN or infinite: JSON knows no such thing.
+    fn all_finite(&self) -> bool {
+        let places = self.statistics.iter().chain([&self.tarp]);
+        let z = places.filter_map(|place| place.z);
+        let bins = self.bins.iter().flat_map(|bin| [bin.error, bin.trace, bin.found]);
+        let pairs = self.wasserstein.into_iter().chain(self.modes).flatten();
+        z.chain(bins).chain(pairs).chain(self.observed_signal_to_noise).all(f64::is_finite)
+    }
 }
 
 /// The name of the last statistic.

@@ -99,16 +99,16 @@ impl Report {
         writeln!(out, "{problem}: {simulations} simulations, {draws} draws each")?;
         writeln!(
             out,
-            "  {:<20}{:<11}{:<24}{:<24}{:<17}{:>7}{:>7}{:>15}{:>13}{:>7}{:>6}{:>9}",
+            "  {:<20}{:<11}{:<26}{:<26}{:<14}{:>8}{:>8}{:>16}{:>16}{:>6}{:>6}{:>9}",
             "sampler",
             "verdict",
             "variance ratio",
             "error^2 / trace",
-            "cover 50/68/95",
+            "50/68/95 %",
             "SBC p",
             "TARP p",
             "SW / floor",
-            "mode TV",
+            "modes / floor",
             "fwd",
             "grad",
             "ms/draw"
@@ -133,12 +133,12 @@ impl Report {
             };
             writeln!(
                 out,
-                "  {:<20}{:<11}{:<24}{:<24}{:<17}{:>7.3}{:>7.3}{:>15}{:>15}{:>6.0}{:>6.0}{:>9.2}",
+                "  {:<20}{:<11}{:<26}{:<26}{:<14}{:>8.3}{:>8.3}{:>16}{:>16}{:>6.0}{:>6.0}{:>9.2}",
                 summary.subject.sampler,
                 verdict,
                 three(&|bin| bin.variance_ratio),
                 three(&|bin| bin.mean_error),
-                coverage.join(" / "),
+                coverage.join("/"),
                 least,
                 summary.tarp.p,
                 pair(&summary.wasserstein),

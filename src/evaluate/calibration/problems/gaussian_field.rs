@@ -30,6 +30,8 @@ use crate::sampler::Sampler;
 const K0: f64 = 2.0;
 /// Power on every scale, in units of the mean pixel variance: nothing of the prior is below it.
 const FLOOR: f64 = 0.05;
+/// Rounding of the dense algebra in f64, in units of the mean pixel variance.
+const LEAST_VARIANCE: f64 = 1e-14;
 /// Statistics: projections on this many eigenvectors of the posterior, evenly from best to worst measured.
 const PROJECTIONS: usize = 6;
 /// The dense algebra is cubic in the number of pixels.
@@ -110,6 +112,8 @@ impl GaussianField {
         let gain = crossed.f_matmul(&matrix.f_matmul(&crossed)?.f_add(&variance.f_diag(0)?)?.f_inverse()?)?;
         let posterior = c0.f_sub(&gain.f_matmul(&crossed.f_tr()?)?)?;
         let (values, vectors) = posterior.f_add(&posterior.f_tr()?)?.f_mul_scalar(0.5)?.f_linalg_eigh("L")?;
+        // What is measured to better than rounding still has a variance.
+        let values = values.f_clamp_min(LEAST_VARIANCE)?;
         let basis = vectors.f_tr()?.f_contiguous()?;
         let prior = basis.f_matmul(&c0)?.f_mul(&basis)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
         let order = Vec::<i64>::try_from(values.f_div(&prior)?.f_argsort(0, false)?)?;
@@ -228,6 +232,7 @@ impl Problem for GaussianField {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prior::Denoiser;
 
     /// Largest relative difference between the f64 C0 and what the denoiser of the samplers does at noise level 1.
     fn denoiser_error(problem: &GaussianField) -> f64 {

@@ -92,8 +92,9 @@ pub struct Mixture25 {
 /// What one simulation draws before its truth.
 struct Recipe {
     weights: Vec<f64>,
-    /// V^T (rows), `[d_y, d]`, and A, `[d_y, d]`, f64.
-    rows: Tensor,
+    /// V^T, `[d, d]`, its first d_y rows being those that A sees; f64 as all of these.
+    basis: Tensor,
+    /// A, `[d_y, d]`, U, `[d_y, d_y]`, and S, `[d_y]`.
     matrix: Tensor,
     left: Tensor,
     singular: Tensor,
@@ -126,31 +127,27 @@ impl Mixture25 {
         let weights = squares.iter().map(|square| (square / total).max(LEAST_WEIGHT)).collect();
         let (d, observed) = (self.dimension, self.observed);
         let normal = Tensor::f_from_slice(&key(1).normal((d * observed) as usize))?.f_view([observed, d])?;
-        let (left, _, right) = normal.f_to_kind(Kind::Double)?.f_svd(true, true)?;
-        let rows = right.f_tr()?;
+        // The full form: V is completed to an orthonormal basis of the whole space.
+        let (left, _, right) = normal.f_to_kind(Kind::Double)?.f_svd(false, true)?;
+        let basis = right.f_tr()?.f_contiguous()?;
         let mut singular = key(2).uniform(observed as usize);
         singular.sort_by(|left, right| right.total_cmp(left));
         let noise = self.noise.unwrap_or((key(3).uniform(1)[0] * singular[0]).max(LEAST_NOISE));
         let singular = Tensor::f_from_slice(&singular)?;
-        let matrix = left.f_mul(&singular)?.f_matmul(&rows)?;
-        Ok(Recipe { weights, rows, matrix, left, singular, noise })
+        let matrix = left.f_mul(&singular)?.f_matmul(&basis.f_narrow(0, 0, observed)?)?;
+        Ok(Recipe { weights, basis, matrix, left, singular, noise })
     }
 
     /// With V^T x = z, data U^T y = S z + noise: v = sigma^2 / (S^2 + sigma^2) along V and 1 across.
     fn posterior(&self, recipe: &Recipe, data: &Tensor, prior: &Covariance) -> Result<Exact> {
         let (d, observed) = (self.dimension, self.observed);
         let double = (Kind::Double, Device::Cpu);
-        // V completed to an orthonormal basis: QR keeps the span of the leading columns.
-        let fill = Key::new(self.seed, "basis", 0, Purpose::Evaluation, 0).normal((d * (d - observed)) as usize);
-        let fill = Tensor::f_from_slice(&fill)?.f_view([d, d - observed])?.f_to_kind(Kind::Double)?;
-        let (q, _) = Tensor::f_cat(&[recipe.rows.f_tr()?, fill], 1)?.f_qr(true)?;
-        let rest = q.f_narrow(1, observed, d - observed)?.f_tr()?;
-        let basis = Tensor::f_cat(&[recipe.rows.shallow_clone(), rest], 0)?;
         let squared = recipe.singular.f_square()?;
         let noise = recipe.noise * recipe.noise;
         let total = squared.f_add_scalar(noise)?;
         let along = total.f_reciprocal()?.f_mul_scalar(noise)?;
         let variance = Tensor::f_cat(&[along, Tensor::f_ones([d - observed], double)?], 0)?;
+        let basis = recipe.basis.shallow_clone();
         let means = self.means()?.f_matmul(&basis.f_tr()?)?;
         let turned = data.f_view([1, -1])?.f_matmul(&recipe.left)?;
         let seen = means.f_narrow(1, 0, observed)?;
