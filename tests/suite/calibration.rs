@@ -124,3 +124,76 @@ fn the_reduced_calibration_fails_its_controls_and_no_exact_draws() {
     // Its own approximation is exact there.
     assert_ne!(verdict("field", "perturb-map-32"), "fail", "{table}");
 }
+
+/// The full forward model with a network: a prior of sixteen pixels that was hardly trained. Whether it is calibrated says
+/// nothing; that all parts fit together does.
+#[test]
+fn a_network_prior_is_calibrated_with_either_kind_of_truths() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = unseeing().args(arguments).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let train = r#"
+[prior]
+name = "small"
+redshift_range = [0.1, 1.0]
+caution = "a test"
+[data]
+size = 16
+pool = 12
+heldout = 3
+[network]
+channels = [8, 16]
+unshuffle = 2
+blocks = 1
+heads = 2
+[covariance]
+images = 40
+rank = 4
+[optimizer]
+steps = 2
+batch = 2
+[run]
+threads = 1
+"#;
+    std::fs::write(folder.path().join("train.toml"), train).unwrap();
+    run(&["train", "train.toml", "--out", "run"]);
+    let problem = |name: &str, truths: &str| {
+        format!(
+            "[[problems]]\nname = \"{name}\"\nsimulations = 8\n[problems.network]\nprior = \"run/prior.safetensors\"\n\
+             truths = \"{truths}\"\nstrata = [1e9]\n"
+        )
+    };
+    let samplers = r#"
+[[samplers]]
+sampler = { method = "perturb-map", steps = 6 }
+[[samplers]]
+name = "prior"
+control = true
+sampler = { method = "prior", steps = 6 }
+[[samplers]]
+sampler = { method = "exact" }
+"#;
+    let config = format!(
+        "seed = 1\nout = \"out\"\ndraws = 6\n{}{}{samplers}",
+        problem("chain", "chain"),
+        problem("ancestral", "ancestral")
+    );
+    std::fs::write(folder.path().join("network.toml"), config).unwrap();
+    run(&["evaluate", "calibration", "network.toml"]);
+    let report = report(folder.path());
+    let results = report["results"].as_array().unwrap();
+    // Nobody has an exact posterior here, so that the method `exact` is not run.
+    assert_eq!(results.len(), 4);
+    for result in results {
+        let summary = &result["summary"];
+        assert_eq!((&summary["simulations"], &summary["failures"]), (&8.into(), &0.into()), "{summary}");
+        let strata = summary["strata"].as_array().unwrap();
+        assert_eq!((strata.len(), &strata[0]["simulations"]), (2, &8.into()));
+        assert_eq!(strata[0]["statistics"].as_array().unwrap().len(), 9);
+    }
+    assert_eq!(results[0]["summary"]["cost"]["forwards"], 6.0);
+    // The data of two kinds of truths differ.
+    assert_ne!(results[0]["summary"]["statistics"], results[2]["summary"]["statistics"]);
+}

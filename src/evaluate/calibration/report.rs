@@ -23,7 +23,7 @@ pub struct Report {
     pub results: Vec<Judged>,
     /// Negative controls that nothing was found wrong with, as "sampler on problem": a fault of the tests.
     pub controls_not_failed: Vec<String>,
-    /// Whether every control fails, on at least one problem, and no other sampler does.
+    /// Whether every control fails on every problem, and no other sampler fails anywhere.
     pub as_expected: bool,
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::config::{CalibrationConfig, EXACT, PRIOR, SamplerCase};
-use super::problems::{self, Family, ProblemCase, Setting, Simulation};
+use super::problems::{self, Family, NetworkConfig, ProblemCase, Setting, Simulation};
 use super::record::{Cost, Numbers, Record, measure};
 use crate::config::SamplerConfig;
 use crate::forward::{Latent, Likelihood};
@@ -60,6 +60,8 @@ impl Plan {
         let mut tasks = Vec::new();
         for entry in &config.problems {
             let prior = entry.network.as_ref().map(|network| digest::file(&network.prior)).transpose()?;
+            // A prior is what its bytes are, wherever they lie.
+            let network = entry.network.clone().map(|network| NetworkConfig { prior: PathBuf::new(), ..network });
             for case in problems::build(config, entry, device)? {
                 let name = case.problem.name().to_string();
                 for (sampler, chosen) in samplers.iter().enumerate() {
@@ -73,7 +75,7 @@ impl Plan {
                         "block": config.block,
                         "draws": case.draws,
                         "slices": case.slices,
-                        "kind": (&entry.gaussian_field, &entry.galaxy_mixture, &entry.mixture_25, &entry.network),
+                        "kind": (&entry.gaussian_field, &entry.galaxy_mixture, &entry.mixture_25, &network),
                         "prior": prior,
                         "sampler": chosen.sampler,
                         "inflate": chosen.inflate,
