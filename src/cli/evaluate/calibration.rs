@@ -13,6 +13,7 @@ use crate::evaluate::calibration::config::CalibrationConfig;
 use crate::evaluate::calibration::figures;
 use crate::evaluate::calibration::report::Report;
 use crate::evaluate::calibration::run::{Outcome, Plan};
+use crate::io::digest;
 use crate::io::publish::publish_bytes;
 use crate::{Error, Result};
 
@@ -56,7 +57,9 @@ fn work(args: &Args, comm: &dyn Comm, stop: &AtomicBool) -> Result<(Outcome, Pla
     let config = CalibrationConfig::read(&args.config)?;
     let (local, locals) = (comm.local_rank() as u32, comm.local_size() as u32);
     let device = Compute::open(config.machine.device, local, locals, config.machine.threads)?.device;
-    let plan = Plan::new(&config, device)?;
+    let program = std::env::current_exe()
+        .map_err(|error| Error::internal(format!("cannot find the program's own file: {error}")))?;
+    let plan = Plan::new(&config, device, &digest::file(&program)?)?;
     let total = plan.len();
     let told = |number: usize| {
         if comm.rank() == 0 && number % TOLD_EVERY < comm.size() {

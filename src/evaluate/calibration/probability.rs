@@ -115,6 +115,25 @@ pub fn central_ranks(level: f64, draws: u32) -> (u32, f64) {
     (low, (places - 2.0 * f64::from(low)) / places)
 }
 
+/// The probability of at least `above` heads in `count` tosses of a fair coin: the sign test.
+pub fn sign_test(above: usize, count: usize) -> f64 {
+    // Terms by their logarithms: powers of a half underflow for thousands of tosses.
+    let ln_choose = |k: usize| (1..=k).map(|i| ((count - k + i) as f64 / i as f64).ln()).sum::<f64>();
+    let terms = (above..=count).map(|k| (ln_choose(k) - count as f64 * std::f64::consts::LN_2).exp());
+    terms.sum::<f64>().min(1.0)
+}
+
+/// The middle value; the mean of both middle ones of an even number.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => sorted[count / 2],
+        count => 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]),
+    }
+}
+
 /// Holm 1979: which of these p-values are rejected with a family-wise error of at most `level`.
 pub fn holm(p_values: &[f64], level: f64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
@@ -148,6 +167,15 @@ mod tests {
         assert_eq!(holm(&[0.01, 0.04, 0.03, 0.005], 0.05), [true, false, false, true]);
         assert_eq!(holm(&[], 0.05), [false; 0]);
         assert_eq!(holm(&[0.2, 0.3], 0.05), [false, false]);
+    }
+
+    #[test]
+    fn the_sign_test_counts_tosses() {
+        assert_eq!((sign_test(0, 5), sign_test(5, 5)), (1.0, 1.0 / 32.0));
+        assert!((sign_test(3, 5) - 0.5).abs() < 1e-12);
+        assert!((sign_test(20, 20) * 2f64.powi(20) - 1.0).abs() < 1e-9);
+        assert!(sign_test(3000, 3000).is_finite());
+        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0])), (2.0, 2.5));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The work of a calibration run: one task is one simulation of one problem for one sampler. Tasks are shared round-robin
 //! between ranks, and each finished one is a file of its own, published whole, under a name that holds a digest of all that
-//! its numbers depend on. So a run that is interrupted, or that is given more samplers or simulations, goes on from what
+//! its numbers depend on, the program included. So a run that is interrupted, or that is given more samplers or simulations, goes on from what
 //! there is, and its numbers do not depend on the number of ranks.
 
 use std::cell::RefCell;
@@ -54,7 +54,8 @@ pub enum Outcome {
 }
 
 impl Plan {
-    pub fn new(config: &CalibrationConfig, device: Device) -> Result<Plan> {
+    /// `program` is the digest of the program: records of another one are not taken for this one's.
+    pub fn new(config: &CalibrationConfig, device: Device, program: &str) -> Result<Plan> {
         let samplers = config.cases();
         let mut cases = Vec::new();
         let mut tasks = Vec::new();
@@ -70,7 +71,7 @@ impl Plan {
                         continue;
                     }
                     let parts = serde_json::json!({
-                        "version": env!("CARGO_PKG_VERSION"),
+                        "program": program,
                         "seed": config.seed,
                         "block": config.block,
                         "draws": case.draws,

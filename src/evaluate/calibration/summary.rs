@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::probability::{Estimate, bootstrap, central_ranks, mean_sd, two_sided, var_z_expected};
+use super::probability::{Estimate, bootstrap, central_ranks, mean_sd, median, sign_test, two_sided, var_z_expected};
 use super::problems::Family;
 use super::record::{BIN_BOUNDS, Cost, LOG_P, Numbers, Place, Record};
+use super::verdict::MIXTURE_MODES;
 use crate::evaluate::ranks::uniform_test;
 
 /// Coverage levels that are tested.
@@ -44,6 +45,7 @@ pub struct Summary {
     pub strata: Vec<Stratum>,
     pub wasserstein: Option<WithFloor>,
     pub modes: Option<WithFloor>,
+    pub mode_excess: Option<ModeExcess>,
     pub cost: Cost,
     /// One number for the figure of cost: see `error_of`.
     pub calibration_error: Option<f64>,
@@ -107,6 +109,15 @@ pub struct WithFloor {
     pub floor: f64,
 }
 
+/// How much further than those of exact draws the mode weights are from the right ones.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModeExcess {
+    /// The median over simulations of the difference of the total variations.
+    pub median: Estimate,
+    /// Sign test of the hypothesis that half of the simulations, or fewer, are beyond the bar.
+    pub p: f64,
+}
+
 /// What a problem says about its records.
 pub struct Context<'a> {
     pub family: Family,
@@ -149,6 +160,7 @@ impl Summary {
             statistics,
             wasserstein: average(&|numbers| numbers.wasserstein),
             modes: average(&|numbers| numbers.modes),
+            mode_excess: mode_excess(&numbers),
             cost: Cost {
                 forwards: cost(&|cost| cost.forwards),
                 gradients: cost(&|cost| cost.gradients),
@@ -262,6 +274,15 @@ fn strata(bounds: &[f64], names: &[String], numbers: &[&Numbers], draws: u32) ->
         Stratum { name, simulations: chosen.len(), statistics }
     });
     rows.collect()
+}
+
+fn mode_excess(numbers: &[&Numbers]) -> Option<ModeExcess> {
+    let excess: Vec<f64> =
+        numbers.iter().filter_map(|numbers| numbers.modes).map(|[mine, floor]| mine - floor).collect();
+    let above = excess.iter().filter(|&&value| value > MIXTURE_MODES).count();
+    let chosen = |indices: &[usize]| median(&indices.iter().map(|&at| excess[at]).collect::<Vec<_>>());
+    let median = bootstrap("modes", excess.len(), chosen)?;
+    Some(ModeExcess { median, p: sign_test(above, excess.len()) })
 }
 
 /// The calibration error of the figure: with an exact posterior the largest over the bins of |variance ratio - 1| and of

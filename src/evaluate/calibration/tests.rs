@@ -18,10 +18,10 @@ fn config(text: &str, out: &Path) -> CalibrationConfig {
 fn work(config: &CalibrationConfig, ranks: usize) -> Report {
     let stop = AtomicBool::new(false);
     for rank in 0..ranks {
-        let plan = Plan::new(config, Device::Cpu).unwrap();
+        let plan = Plan::new(config, Device::Cpu, "test").unwrap();
         assert_eq!(plan.work((rank, ranks), &stop, &|_| {}).unwrap(), Outcome::Finished);
     }
-    without_seconds(Report::of(&Plan::new(config, Device::Cpu).unwrap(), config).unwrap())
+    without_seconds(Report::of(&Plan::new(config, Device::Cpu, "test").unwrap(), config).unwrap())
 }
 
 /// Seconds are the only numbers that another run may change.
@@ -100,7 +100,7 @@ fn records_do_not_depend_on_ranks_or_interruptions() {
     let reference = work(&one, 1);
     assert_eq!(work(&three, 3), reference);
     // Interrupted after every few tasks, and a torn file beside: what is there is kept, the rest is done.
-    let plan = Plan::new(&stopped, Device::Cpu).unwrap();
+    let plan = Plan::new(&stopped, Device::Cpu, "test").unwrap();
     let stop = AtomicBool::new(false);
     let told = |number: usize| stop.store(number % 7 == 6, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(plan.work((0, 1), &stop, &told).unwrap(), Outcome::Stopped);
@@ -113,7 +113,8 @@ fn records_do_not_depend_on_ranks_or_interruptions() {
     assert_eq!(std::fs::metadata(folder.join("000000.json")).unwrap().modified().unwrap(), kept);
     // A record that is not whole is an error that names the file, not a number.
     std::fs::write(folder.join("000000.json"), "{").unwrap();
-    let said = Plan::new(&stopped, Device::Cpu).unwrap().work((0, 1), &AtomicBool::new(false), &|_| {}).unwrap_err();
+    let said =
+        Plan::new(&stopped, Device::Cpu, "test").unwrap().work((0, 1), &AtomicBool::new(false), &|_| {}).unwrap_err();
     assert!(said.to_string().contains("000000.json"), "{said}");
 }
 

@@ -19,6 +19,9 @@ pub const GAUSSIAN_MEAN: f64 = 0.01;
 /// of a survey image is known to; 5 % of the trace is a fifth of a standard deviation.
 pub const MIXTURE_VARIANCE: f64 = 0.12;
 pub const MIXTURE_MEAN: f64 = 0.05;
+/// Total variation of the mode weights beyond that of as many exact draws, in the median simulation. Ratios of summed
+/// variances are heavy-tailed where modes are far apart, and a few dozen simulations reject little by them; this does.
+pub const MIXTURE_MODES: f64 = 0.1;
 /// Network priors: |mean z| and |var z - 1|.
 pub const NETWORK_MEAN_Z: f64 = 0.15;
 pub const NETWORK_VAR_Z: f64 = 0.15;
@@ -93,6 +96,11 @@ fn checks(family: Family, summary: &Summary) -> Vec<Check> {
             checks.extend(bar(name("variance ratio"), &bin.variance_ratio, [1.0 - variance, 1.0 + variance]));
             // The Monte Carlo term was taken off, so that a perfect mean may come out below zero.
             checks.extend(bar(name("error^2 / trace"), &bin.mean_error, [-mean, mean]));
+        }
+        if let Some(excess) = summary.mode_excess {
+            let met = Some(excess.median.high <= MIXTURE_MODES);
+            let (value, bar) = (excess.median.value, Some([-1.0, MIXTURE_MODES]));
+            checks.push(Check { name: "mode weights".into(), value, bar, met, p: excess.p, rejected: false });
         }
     } else if summary.strata.is_empty() {
         checks.extend(z_checks("all", &summary.statistics));
