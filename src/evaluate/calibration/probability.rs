@@ -49,6 +49,38 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// The same with an error of at least `least`: resampling few objects that happen to lie close together sees too
+    /// little.
+    pub fn at_least(self, least: f64) -> Estimate {
+        let error = self.error.max(least);
+        Estimate { error, low: self.value - NORMAL_95 * error, high: self.value + NORMAL_95 * error, ..self }
+    }
+
+    /// A variance of `count` values, as that of a chi-squared with `freedom` degrees over them (Satterthwaite 1946): those
+    /// of normal values, or fewer where the bootstrap finds it less certain.
+    pub fn of_variance(self, count: usize) -> Estimate {
+        let freedom = self.freedom(count);
+        let bound = |z: f64| self.value / chi_squared_quantile(z, freedom);
+        Estimate { error: self.value * (2.0 / freedom).sqrt(), low: bound(NORMAL_95), high: bound(-NORMAL_95), ..self }
+    }
+
+    fn freedom(&self, count: usize) -> f64 {
+        let normal = (count as f64 - 1.0).max(1.0);
+        if self.value > 0.0 && self.error > 0.0 { normal.min(2.0 * (self.value / self.error).powi(2)) } else { normal }
+    }
+
+    /// `outside_p` for what `of_variance` gave, by the chi-squared distribution.
+    pub fn variance_outside_p(&self, low: f64, high: f64) -> f64 {
+        let freedom = self.freedom(usize::MAX);
+        if self.value < low {
+            normal_cdf(chi_squared_normal(self.value / low, freedom))
+        } else if self.value > high {
+            normal_cdf(-chi_squared_normal(self.value / high, freedom))
+        } else {
+            1.0
+        }
+    }
+
     /// Whether the 95 % interval is inside [low, high].
     pub fn inside(&self, low: f64, high: f64) -> bool {
         self.low >= low && self.high <= high
@@ -115,6 +147,19 @@ pub fn central_ranks(level: f64, draws: u32) -> (u32, f64) {
     (low, (places - 2.0 * f64::from(low)) / places)
 }
 
+/// The standard normal number at the same place as `x` in the distribution of chi-squared over its degrees of freedom
+/// (Wilson & Hilferty 1931: its cube root is about normal).
+fn chi_squared_normal(x: f64, freedom: f64) -> f64 {
+    let spread = 2.0 / (9.0 * freedom);
+    (x.max(0.0).cbrt() - 1.0 + spread) / spread.sqrt()
+}
+
+/// The inverse of `chi_squared_normal`, kept above zero.
+fn chi_squared_quantile(z: f64, freedom: f64) -> f64 {
+    let spread = 2.0 / (9.0 * freedom);
+    (1.0 - spread + z * spread.sqrt()).max(0.05).powi(3)
+}
+
 /// The probability of at least `above` heads in `count` tosses of a fair coin: the sign test.
 pub fn sign_test(above: usize, count: usize) -> f64 {
     // Terms by their logarithms: powers of a half underflow for thousands of tosses.
@@ -176,6 +221,20 @@ mod tests {
         assert!((sign_test(20, 20) * 2f64.powi(20) - 1.0).abs() < 1e-9);
         assert!(sign_test(3000, 3000).is_finite());
         assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0])), (2.0, 2.5));
+    }
+
+    #[test]
+    fn variances_of_few_values_have_the_interval_of_chi_squared() {
+        // Nine degrees of freedom: the 2.5 % and 97.5 % points of chi-squared are 2.700 and 19.023.
+        let found = Estimate { value: 1.0, error: 0.1, low: 0.9, high: 1.1 }.of_variance(10);
+        assert!(
+            (found.low * 19.023 / 9.0 - 1.0).abs() < 0.01 && (found.high * 2.700 / 9.0 - 1.0).abs() < 0.02,
+            "{found:?}"
+        );
+        // P(chi-squared < 2.088) = 1 %.
+        let low = Estimate { value: 2.088 / 9.0, error: 0.0, low: 0.0, high: 0.0 }.of_variance(10);
+        assert!((low.variance_outside_p(1.0, 2.0) / 0.01 - 1.0).abs() < 0.1, "{}", low.variance_outside_p(1.0, 2.0));
+        assert_eq!(found.variance_outside_p(0.5, 1.5), 1.0);
     }
 
     #[test]

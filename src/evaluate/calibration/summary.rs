@@ -204,8 +204,10 @@ fn statistics(names: &[String], numbers: &[&Numbers], draws: u32) -> Vec<Statist
         let chosen = |chosen: &[usize]| chosen.iter().map(|&at| z[at]).collect::<Vec<_>>();
         Statistic {
             name: name.clone(),
-            mean_z: bootstrap("mean z", z.len(), |indices| mean_sd(&chosen(indices)).0),
-            var_z: bootstrap("var z", z.len(), |indices| mean_sd(&chosen(indices)).1.powi(2) / var_z_expected(draws)),
+            mean_z: bootstrap("mean z", z.len(), |indices| mean_sd(&chosen(indices)).0)
+                .map(|mean| mean.at_least((var_z_expected(draws) / z.len() as f64).sqrt())),
+            var_z: bootstrap("var z", z.len(), |indices| mean_sd(&chosen(indices)).1.powi(2) / var_z_expected(draws))
+                .map(|variance| variance.of_variance(z.len())),
             ranks: uniformity(numbers.iter().map(|numbers| &numbers.statistics[index])),
         }
     });

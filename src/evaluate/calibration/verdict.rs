@@ -122,7 +122,10 @@ fn z_checks(stratum: &str, statistics: &[Statistic]) -> Vec<Check> {
     let each = statistics.iter().flat_map(|row| {
         let name = |what: &str| format!("{what} of {}, {stratum}", row.name);
         let (mean, var) = (NETWORK_MEAN_Z, NETWORK_VAR_Z);
-        [bar(name("mean z"), &row.mean_z, [-mean, mean]), bar(name("var z"), &row.var_z, [1.0 - var, 1.0 + var])]
+        let limits = [1.0 - var, 1.0 + var];
+        let spread = bar(name("var z"), &row.var_z, limits).zip(row.var_z);
+        let spread = spread.map(|(check, found)| Check { p: found.variance_outside_p(limits[0], limits[1]), ..check });
+        [bar(name("mean z"), &row.mean_z, [-mean, mean]), spread]
     });
     each.flatten().collect()
 }
@@ -136,4 +139,61 @@ fn bar(name: String, estimate: &Option<Estimate>, [low, high]: [f64; 2]) -> Opti
         p: estimate.outside_p(low, high),
         rejected: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{BinSums, Cost, Numbers, Record, place};
+    use super::super::summary::{Context, Subject};
+    use super::*;
+    use crate::random::{Key, Purpose};
+
+    /// Independent standard normal truths, and draws with `spread` times their standard deviation, shifted by `shift`.
+    fn judged(seed: u64, simulations: u32, [spread, shift]: [f64; 2]) -> Judged {
+        let draws = 15usize;
+        let record = |index: u32| {
+            let places = (0..3).map(|row| {
+                let normal = Key::new(seed, "judged", index, Purpose::Evaluation, row).normal(draws + 1);
+                let values: Vec<f64> = normal[1..].iter().map(|&value| shift + spread * f64::from(value)).collect();
+                let uniform = Key::new(seed, "ties", index, Purpose::Evaluation, row).uniform(2);
+                place(normal[0].into(), &values, &uniform)
+            });
+            let mut statistics: Vec<_> = places.collect();
+            let tarp = statistics.remove(2);
+            let (wasserstein, modes, bins) = (None, None, [BinSums::default(); 3]);
+            let observed_signal_to_noise = Some(f64::from(index % 2));
+            let draws = draws as u32;
+            let numbers = Numbers { draws, statistics, tarp, bins, wasserstein, modes, observed_signal_to_noise };
+            let cost = Cost { forwards: 1.0, gradients: 0.0, seconds: 0.0 };
+            Record { failure: None, numbers: Some(numbers), cost }
+        };
+        let records: Vec<Record> = (0..simulations).map(record).collect();
+        let context = Context { family: Family::Network, statistics: vec!["one".into()], strata: &[0.5] };
+        let subject = Subject { problem: "p".into(), sampler: "s".into(), line: "s".into(), control: false };
+        let summary = Summary::of(subject, &context, &records).unwrap();
+        judge(vec![(Family::Network, summary)], 0.05).remove(0)
+    }
+
+    #[test]
+    fn few_simulations_of_a_network_reject_no_more_than_they_should() {
+        let failed = |simulations| {
+            (0..60).filter(|&seed| judged(seed, simulations, [1.0, 0.0]).verdict == Verdict::Fail).count()
+        };
+        // 5 % of 60 are 3; nine or more happen once in 500.
+        for simulations in [18, 60] {
+            let failed = failed(simulations);
+            assert!(failed <= 8, "{simulations} simulations: {failed} of 60");
+        }
+    }
+
+    #[test]
+    fn enough_simulations_tell_right_from_wrong() {
+        // 4,000 simulations in each stratum: the standard errors are 0.017 and 0.022.
+        assert_eq!(judged(1, 8000, [1.0, 0.0]).verdict, Verdict::Pass);
+        for fault in [[1.4f64.sqrt(), 0.0], [1.4f64.sqrt().recip(), 0.0], [1.0, 0.3]] {
+            assert_eq!(judged(1, 400, fault).verdict, Verdict::Fail, "{fault:?}");
+        }
+        // Right, but with too few to say so.
+        assert_eq!(judged(2, 40, [1.0, 0.0]).verdict, Verdict::Undecided);
+    }
 }
