@@ -9,7 +9,8 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 use unseeing::Result;
 use unseeing::config::SamplerConfig;
-use unseeing::evaluate::consistency::{Observing, Subject, data_averaged};
+use unseeing::evaluate::consistency::{Subject, data_averaged};
+use unseeing::evaluate::mock::{Observing, Scene};
 use unseeing::forward::Stretch;
 use unseeing::prior::card::{Card, Normalisation, UnetConfig};
 use unseeing::prior::unet::Unet;
@@ -127,11 +128,8 @@ fn measure(
     let subject = Subject {
         denoiser: &timed,
         sampler: &*sampler::build_for(&SamplerConfig::default(), card, covariance.to_device(Device::Cpu)?)?,
-        stretch,
-        reference,
-        pixel_kpc,
-        device: Device::Cpu,
-        seed: 1,
+        // The noise is that of the truth itself: the S/N is then the galaxy's.
+        scene: Scene { stretch, reference, pixel_kpc, typical: truth.shallow_clone(), device: Device::Cpu, seed: 1 },
     };
     let observing = Observing {
         draws,

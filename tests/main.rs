@@ -1,5 +1,7 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/calibration.rs"]
+mod calibration;
 #[path = "suite/common.rs"]
 mod common;
 #[path = "suite/crash.rs"]

@@ -67,7 +67,12 @@ enum Command {
 pub fn main() -> i32 {
     crate::device::prepare_environment();
     let arguments = Arguments::parse();
-    if !matches!(arguments.command, Command::Run(_) | Command::Train(_)) {
+    let long = match &arguments.command {
+        Command::Run(_) | Command::Train(_) => true,
+        Command::Evaluate(args) => args.is_long(),
+        _ => false,
+    };
+    if !long {
         end_with_the_reader();
     }
     let outcome: Result<i32> = match arguments.command {

@@ -12,7 +12,7 @@ use crate::sampler::{daps, split_gibbs};
 use crate::{Error, Result};
 
 /// An error of the TOML parser (syntax, unknown or missing key, wrong type), with line and key.
-pub(super) fn syntax_error(error: &toml::de::Error, text: &str, path: &Path) -> Error {
+pub(crate) fn syntax_error(error: &toml::de::Error, text: &str, path: &Path) -> Error {
     let message = error.message().trim().replace('\n', "; ");
     let Some(span) = error.span() else {
         return Error::usage(format!("{}: {message}", path.display()));
@@ -25,20 +25,25 @@ pub(super) fn syntax_error(error: &toml::de::Error, text: &str, path: &Path) -> 
 
 /// All checks, in the order of the file's sections.
 pub(super) fn check(config: &Config, text: &str, path: &Path) -> Result<()> {
-    let check = Checker { text, path, table: DeTable::parse(text).ok().map(|table| table.into_inner()) };
+    let check = Checker::new(text, path);
     check.catalogue(config)?;
     check.data(config)?;
     check.models(config)?;
     check.sampling(config)
 }
 
-struct Checker<'a> {
+/// Says what is wrong with a key, and on which line. Tables of an array are named by their number: `problems.0.name`.
+pub(crate) struct Checker<'a> {
     text: &'a str,
     path: &'a Path,
     table: Option<DeTable<'a>>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    pub(crate) fn new(text: &'a str, path: &'a Path) -> Self {
+        Checker { text, path, table: DeTable::parse(text).ok().map(|table| table.into_inner()) }
+    }
+
     fn catalogue(&self, config: &Config) -> Result<()> {
         let survey = &config.survey;
         let plain = |c: char| c.is_alphanumeric() || "-_.+ ".contains(c);
@@ -180,11 +185,11 @@ impl Checker<'_> {
         self.need(sampler.steps / inner >= least, "sampler.steps", why)
     }
 
-    fn need(&self, holds: bool, key: &str, why: impl Display) -> Result<()> {
+    pub(crate) fn need(&self, holds: bool, key: &str, why: impl Display) -> Result<()> {
         if holds { Ok(()) } else { Err(self.error(key, why)) }
     }
 
-    fn positive(&self, value: f64, key: &str) -> Result<()> {
+    pub(crate) fn positive(&self, value: f64, key: &str) -> Result<()> {
         self.need(value.is_finite() && value > 0.0, key, format!("expected a positive number, found {value}"))
     }
 
@@ -214,10 +219,18 @@ impl Checker<'_> {
     fn offset(&self, key: &str) -> Option<usize> {
         let mut table = self.table.as_ref()?;
         let mut offset = None;
-        for part in key.split('.') {
+        let mut parts = key.split('.');
+        while let Some(part) = parts.next() {
             let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref().as_ref() == part) else { break };
             offset = Some(name.span().start);
-            match value.get_ref() {
+            let mut value = value.get_ref();
+            if let DeValue::Array(entries) = value {
+                let number = parts.next().and_then(|part| part.parse::<usize>().ok());
+                let Some(entry) = number.and_then(|number| entries.get(number)) else { break };
+                offset = Some(entry.span().start);
+                value = entry.get_ref();
+            }
+            match value {
                 DeValue::Table(inner) => table = inner,
                 _ => break,
             }

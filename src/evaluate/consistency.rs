@@ -3,54 +3,26 @@
 //! (i) *No data.* The sampler's chain without a likelihood and ancestral draws of the same denoiser should have the same
 //! distribution: flux, size, outskirts, total variance.
 //!
-//! (ii) *Data-averaged posterior.* With x ~ prior, y | x ~ the forward model, x' ~ sampler(y): x' and x have the same
+//! (ii) *Data-averaged posterior.* With x ~ prior (the sampler's own chain without data, or ancestral draws: `Truths`), y | x ~ the forward model, x' ~ sampler(y): x' and x have the same
 //! distribution, and the rank of x among its draws is uniform for every statistic, log p(y | x) too.
 
 use serde::Serialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use super::mock::{Observing, Scene, chain_draws, observe};
 use super::ranks::{rank, uniform_test};
 use super::statistics;
-use crate::forward::{
-    Field, GalaxyLikelihood, GalaxyLikelihoodInput, Latent, Likelihood, NuisancePrior, Psf, SkyNoise, Stretch,
-};
+use crate::Result;
+use crate::forward::{GalaxyLikelihood, Latent, Likelihood};
 use crate::prior::Denoiser;
-use crate::random::{BlockNoise, Key, Purpose};
+use crate::random::BlockNoise;
 use crate::sampler::{self, Problem, Sampler, to_vec};
-use crate::sky::cosmology;
-use crate::{Error, Result};
-
-/// Mean amplitude of the simulated galaxies, nJy in the reference band. Only ratios to the noise matter.
-const AMPLITUDE: f64 = 1000.0;
-/// Pitch of the simulated detector, arcsec per pixel, and FWHM of its PSFs (HSC g, r, i).
-const PITCH: f64 = 0.168;
-const FWHM: [f64; 3] = [0.75, 0.70, 0.60];
 
 /// What both tests look at.
 pub struct Subject<'a> {
     pub denoiser: &'a dyn Denoiser,
     pub sampler: &'a dyn Sampler,
-    pub stretch: Stretch,
-    /// Index of the reference band.
-    pub reference: usize,
-    pub pixel_kpc: f64,
-    pub device: Device,
-    pub seed: u64,
-}
-
-/// How the data-averaged test observes its truths.
-#[derive(Clone, Debug, Serialize)]
-pub struct Observing {
-    /// Draws for each truth.
-    pub draws: u32,
-    /// Redshifts, uniform.
-    pub redshift: [f64; 2],
-    /// S/N of the reference band in the galaxy's own profile (matched filter), log-uniform.
-    pub signal_to_noise: [f64; 2],
-    /// Standard deviation of ln(amplitude).
-    pub ln_amplitude_sd: f64,
-    /// Standard deviation of the sky level in units of the pixel noise.
-    pub sky_sd: f64,
+    pub scene: Scene,
 }
 
 /// One statistic in the no-data test.
@@ -94,7 +66,7 @@ pub struct DataAveraged {
 
 /// Statistics of images in stretched space, `[B, C, n, n]`, one row each.
 fn measure(images: &Tensor, subject: &Subject) -> Result<Vec<[f64; 6]>> {
-    measure_flux(&subject.stretch.inverse(images)?, subject)
+    measure_flux(&subject.scene.stretch.inverse(images)?, subject)
 }
 
 /// Statistics of images of flux, `[B, C, n, n]`, one row each.
@@ -104,7 +76,7 @@ fn measure_flux(images: &Tensor, subject: &Subject) -> Result<Vec<[f64; 6]>> {
     let per_image = (channels * size * size) as usize;
     Ok(values
         .chunks(per_image)
-        .map(|image| statistics::measure(image, channels as usize, size as usize, subject.reference))
+        .map(|image| statistics::measure(image, channels as usize, size as usize, subject.scene.reference))
         .collect())
 }
 
@@ -113,13 +85,8 @@ pub fn no_data(subject: &Subject, ancestral: &Tensor, block: u32) -> Result<Vec<
     let count = ancestral.size()[0] as u32;
     let mut chain = Vec::new();
     for first in (0..count).step_by(block as usize) {
-        let problem = Problem {
-            denoiser: subject.denoiser,
-            likelihood: None,
-            noise: BlockNoise::new(subject.seed, "no data", first, block.min(count - first)),
-            device: subject.device,
-        };
-        chain.push(sampler::run(subject.sampler, &problem)?.image);
+        let noise = BlockNoise::new(subject.scene.seed, "no data", first, block.min(count - first));
+        chain.push(chain_draws(subject.denoiser, subject.sampler, &noise, subject.scene.device)?);
     }
     let chain = Tensor::f_cat(&chain, 0)?;
     let compare = |statistic: &str, chain: &[f64], ancestral: &[f64]| {
@@ -164,15 +131,15 @@ pub fn data_averaged(
     let (mut error, mut variance, mut chi_squared) = (0.0, 0.0, Vec::new());
     for index in 0..count {
         let truth = truths.f_narrow(0, index, 1)?;
-        let mock = mock_observation(subject, &truth, index as u32, observing)?;
+        let mock = observe(&subject.scene, &truth, index as u32, observing)?;
         let problem = Problem {
             denoiser: subject.denoiser,
             likelihood: Some(&mock.likelihood),
-            noise: BlockNoise::new(subject.seed, &format!("data averaged {index}"), 0, observing.draws),
-            device: subject.device,
+            noise: BlockNoise::new(subject.scene.seed, &format!("data averaged {index}"), 0, observing.draws),
+            device: subject.scene.device,
         };
         let draws = sampler::run(subject.sampler, &problem)?;
-        let true_latent = Latent { image: truth, ..mock.nuisance };
+        let true_latent = mock.truth;
         let mut true_values = measure_flux(&mock.likelihood.flux(&true_latent)?, subject)?.remove(0).to_vec();
         true_values.push(to_vec(&true_latent.ln_amplitude)?[0].into());
         true_values.extend(log_likelihood(&mock.likelihood, &true_latent, mock.sd)?.0);
@@ -220,84 +187,6 @@ pub fn data_averaged(
         error_over_variance: error / variance,
         chi_squared: mean_sd(&chi_squared).0,
     })
-}
-
-/// A simulated observation of one truth.
-pub(super) struct Mock {
-    pub(super) likelihood: GalaxyLikelihood,
-    /// Amplitude and sky of the truth; the image is empty.
-    nuisance: Latent,
-    /// Noise of a pixel, nJy.
-    sd: f64,
-}
-
-pub(super) fn mock_observation(subject: &Subject, truth: &Tensor, index: u32, observing: &Observing) -> Result<Mock> {
-    let (_, channels, size, _) = truth.size4()?;
-    let key = |step| Key::new(subject.seed, "mock", index, Purpose::Evaluation, step);
-    let uniform = key(0).uniform(4);
-    let normal = key(1).normal(1 + channels as usize);
-    let between = |range: [f64; 2], u: f64| range[0] + u * (range[1] - range[0]);
-    let redshift = between(observing.redshift, uniform[0]);
-    let pitch = cosmology::theta_arcsec(subject.pixel_kpc, redshift)
-        .map_err(|error| Error::usage(format!("evaluate consistency: redshift {redshift}: {error}")))?;
-    let pixels = (size as f64 * pitch / PITCH).floor() as i64;
-    let middle = (pixels - 1) as f64 / 2.0;
-    let field = Field {
-        size,
-        prior_pitch: pitch,
-        detector_pitch: PITCH,
-        target: [middle + uniform[1] - 0.5, middle + uniform[2] - 0.5],
-        shape: [pixels, pixels],
-    };
-    let psfs = (0..channels as usize)
-        .map(|band| Psf::gaussian(43, FWHM[band.min(2)], PITCH).map_err(|error| Error::internal(error.to_string())))
-        .collect::<Result<Vec<_>>>()?;
-    let shape = [channels, pixels, pixels];
-    let on_cpu = (Kind::Float, Device::Cpu);
-    let build = |data: Tensor, sd: f64| {
-        GalaxyLikelihood::new(GalaxyLikelihoodInput {
-            object: format!("mock {index}"),
-            field,
-            data,
-            mask: Tensor::f_ones(shape, on_cpu)?,
-            sky_noise: SkyNoise::White { variance: Tensor::f_full(shape, sd * sd, on_cpu)? },
-            gain: None,
-            relative_error: 0.0,
-            psfs: psfs.clone(),
-            stretch: subject.stretch,
-            reference: Some(subject.reference as i64),
-            colours: None,
-            nuisance: NuisancePrior {
-                ln_amplitude_mean: Tensor::f_from_slice(&[AMPLITUDE.ln() as f32])?,
-                ln_amplitude_sd: Tensor::f_from_slice(&[observing.ln_amplitude_sd as f32])?,
-                sky_sd: Tensor::f_full([channels], observing.sky_sd * sd, on_cpu)?,
-            },
-            down_weight_edges: false,
-            device: subject.device,
-            kind: Kind::Float,
-        })
-    };
-    // The noise follows from the S/N of the noise-free image.
-    let ln_amplitude = AMPLITUDE.ln() + observing.ln_amplitude_sd * f64::from(normal[0]);
-    let latent = |sky: &[f32]| -> Result<Latent> {
-        Ok(Latent {
-            image: truth.shallow_clone(),
-            ln_amplitude: Tensor::f_from_slice(&[ln_amplitude as f32])?.f_view([1, 1])?.f_to_device(subject.device)?,
-            sky: Tensor::f_from_slice(sky)?.f_view([1, channels])?.f_to_device(subject.device)?,
-        })
-    };
-    let zero = vec![0.0; channels as usize];
-    let clean = build(Tensor::f_zeros(shape, on_cpu)?, 1.0)?.predict(&latent(&zero)?)?;
-    let signal = clean.f_get(0)?.f_get(subject.reference as i64)?.f_square()?.f_sum(Kind::Double)?;
-    let [low, high] = observing.signal_to_noise.map(f64::ln);
-    let sd = signal.f_double_value(&[])?.sqrt() / between([low, high], uniform[3]).exp();
-    let sky: Vec<f32> = normal[1..].iter().map(|&white| white * (observing.sky_sd * sd) as f32).collect();
-    let noise = Key::new(subject.seed, "mock", index, Purpose::ObservationNoise, 0)
-        .normal((channels * pixels * pixels) as usize);
-    let nuisance = latent(&sky)?;
-    let model = build(Tensor::f_zeros(shape, on_cpu)?, sd)?.predict(&nuisance)?.f_get(0)?.f_to_device(Device::Cpu)?;
-    let data = model.f_add(&Tensor::f_from_slice(&noise)?.f_view(shape)?.f_mul_scalar(sd)?)?;
-    Ok(Mock { likelihood: build(data, sd)?, nuisance, sd })
 }
 
 /// -chi^2 / 2 of each latent galaxy under white noise, and the number of pixels.

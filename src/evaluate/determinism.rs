@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tch::Device;
 
 use crate::config::SamplerConfig;
-use crate::evaluate::consistency::{self, Observing};
+use crate::evaluate::mock::{Observing, Scene, observe};
 use crate::evaluate::standin;
 use crate::forward::Likelihood;
 use crate::prior::card::Normalisation;
@@ -53,18 +53,17 @@ impl Subject {
         // Without one amplitude the chain runs without data.
         let likelihood: Option<Box<dyn Likelihood>> = match prior.card.normalisation {
             Normalisation::ReferenceBand { band } => {
-                let subject = consistency::Subject {
-                    denoiser: prior.denoiser.as_ref(),
-                    sampler: sampler.as_ref(),
+                let [channels, rows, columns] = prior.shape();
+                let truth = prior.covariance.mean.f_view([1, channels, rows, columns])?;
+                let scene = Scene {
                     stretch: prior.card.stretch,
                     reference: band,
                     pixel_kpc: prior.card.pixel_kpc,
+                    typical: truth.shallow_clone(),
                     device,
                     seed: 1,
                 };
-                let [channels, rows, columns] = prior.shape();
-                let truth = prior.covariance.mean.f_view([1, channels, rows, columns])?;
-                Some(Box::new(consistency::mock_observation(&subject, &truth, 0, &OBSERVING)?.likelihood))
+                Some(Box::new(observe(&scene, &truth, 0, &OBSERVING)?.likelihood))
             }
             Normalisation::BandPeak => None,
         };

@@ -1,10 +1,12 @@
-//! Experiments: whether prior and sampler are consistent, and whether this machine keeps the bits.
+//! Experiments: whether samplers are calibrated, whether prior and sampler are consistent, and whether this machine keeps the bits.
 
 pub mod ranks;
 pub mod statistics;
 
+pub mod calibration;
 pub mod consistency;
 pub mod determinism;
+pub mod mock;
 pub mod selftest;
 pub mod simulate;
 pub mod standin;

@@ -55,20 +55,22 @@ impl Denoiser for GaussianDenoiser {
     }
 }
 
-/// M images m_k, equally likely, each with independent Gaussian scatter s in every pixel:
+/// M images m_k with probabilities p_k, each with independent Gaussian scatter s in every pixel:
 ///
 /// ```text
-/// w_k ~ exp(-|x - m_k|^2 / (2 (s^2 + t^2)))
+/// w_k ~ p_k exp(-|x - m_k|^2 / (2 (s^2 + t^2)))
 /// D(x, t) = s^2 / (s^2 + t^2) x + t^2 / (s^2 + t^2) sum_k w_k m_k
 /// ```
 pub struct MixtureDenoiser {
     /// `[M, C, n, n]`
     images: Tensor,
+    /// ln p_k, `[M]`; any common constant may be added.
+    ln_weights: Tensor,
     scatter: f64,
 }
 
 impl MixtureDenoiser {
-    /// `images` is `[M, C, n, n]`, stretched; `scatter` is not negative.
+    /// Equally likely images `[M, C, n, n]`, stretched; `scatter` is not negative.
     pub fn new(images: Tensor, scatter: f64) -> Result<Self> {
         if images.dim() != 4 || images.size()[0] == 0 || !(scatter >= 0.0 && scatter.is_finite()) {
             let found = images.size();
@@ -76,7 +78,19 @@ impl MixtureDenoiser {
                 "mixture: images {found:?} and scatter {scatter}, expected [M, C, n, n]"
             )));
         }
-        Ok(MixtureDenoiser { images, scatter })
+        let ln_weights = Tensor::f_zeros([images.size()[0]], (Kind::Float, images.device()))?;
+        Ok(MixtureDenoiser { images, ln_weights, scatter })
+    }
+
+    /// The same with probabilities `weights`, one for each image; they need not sum to one.
+    pub fn weighted(images: Tensor, weights: &[f64], scatter: f64) -> Result<Self> {
+        let positive = weights.iter().all(|weight| weight.is_finite() && *weight > 0.0);
+        if images.size().first() != Some(&(weights.len() as i64)) || !positive {
+            return Err(Error::usage(format!("mixture: weights {weights:?}, expected one positive number an image")));
+        }
+        let logarithms: Vec<f32> = weights.iter().map(|weight| weight.ln() as f32).collect();
+        let ln_weights = Tensor::f_from_slice(&logarithms)?.f_to_device(images.device())?;
+        Ok(MixtureDenoiser { ln_weights, ..MixtureDenoiser::new(images, scatter)? })
     }
 
     fn estimate(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
@@ -86,7 +100,7 @@ impl MixtureDenoiser {
         let total = self.scatter * self.scatter + sigma * sigma;
         // -|x - m|^2 / 2 without |x|^2, which is common to all components.
         let norms = images.f_square()?.f_sum_dim_intlist(1, false, Kind::Float)?.f_mul_scalar(0.5)?;
-        let scores = flat.f_matmul(&images.f_tr()?)?.f_sub(&norms)?.f_div_scalar(total)?;
+        let scores = flat.f_matmul(&images.f_tr()?)?.f_sub(&norms)?.f_div_scalar(total)?.f_add(&self.ln_weights)?;
         let mean = scores.f_softmax(1, Kind::Float)?.f_matmul(&images)?;
         let kept = self.scatter * self.scatter / total;
         Ok(flat.f_mul_scalar(kept)?.f_add(&mean.f_mul_scalar(1.0 - kept)?)?.f_view_as(x)?)

@@ -1,37 +1,25 @@
-//! `unseeing evaluate`: tests whether a prior and a sampler are consistent.
+//! `unseeing evaluate consistency`: tests whether a prior and a sampler are consistent.
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Args as ClapArgs;
 use serde::Serialize;
 use tch::{Device, Tensor};
 
 use crate::cli::DONE;
 use crate::config::{DeviceKind, SamplerConfig};
 use crate::device::Compute;
-use crate::evaluate::consistency::{self, DataAveraged, NoDataRow, Observing, Subject};
+use crate::evaluate::consistency::{self, DataAveraged, NoDataRow, Subject};
+use crate::evaluate::mock::{Observing, Scene, Truths, chain_draws};
 use crate::prior::card::Normalisation;
 use crate::prior::{Prior, ancestral};
 use crate::random::BlockNoise;
 use crate::sampler;
 use crate::{Error, Result};
 
-/// Arguments of `unseeing evaluate`.
+/// Arguments of `unseeing evaluate consistency`.
 #[derive(ClapArgs)]
 pub struct Args {
-    #[command(subcommand)]
-    test: Test,
-}
-
-#[derive(Subcommand)]
-enum Test {
-    /// Self-consistency of a prior and a sampler: draws without data against ancestral draws, and draws given simulated
-    /// data of prior draws against those
-    Consistency(ConsistencyArgs),
-}
-
-#[derive(ClapArgs)]
-struct ConsistencyArgs {
     /// The prior's file
     #[arg(long, value_name = "FILE", default_value = "priors/default.safetensors")]
     prior: PathBuf,
@@ -41,10 +29,13 @@ struct ConsistencyArgs {
     /// Simulated observations of the data-averaged test (0: leave it out)
     #[arg(long, default_value_t = 100)]
     truths: u32,
+    /// What their truths are drawn with: the sampler's own chain without data, or the denoiser's probability flow
+    #[arg(long, value_enum, default_value = "chain")]
+    truths_from: Truths,
     /// Posterior draws for each of them
     #[arg(long, default_value_t = 15)]
     draws: u32,
-    /// Sampler: perturb-map, dps, dps-paper
+    /// Sampler: any method that a survey's config may name
     #[arg(long, default_value = "perturb-map")]
     method: String,
     /// Network evaluations per draw
@@ -96,18 +87,13 @@ struct Report {
     method: String,
     steps: u32,
     seed: u64,
+    truths_from: Truths,
     no_data: Option<Vec<NoDataRow>>,
     data_averaged: Option<DataAveraged>,
 }
 
 /// Runs the command and returns the exit code.
-pub fn run(args: Args) -> Result<i32> {
-    match args.test {
-        Test::Consistency(args) => consistency(&args),
-    }
-}
-
-fn consistency(args: &ConsistencyArgs) -> Result<i32> {
+pub fn run(args: &Args) -> Result<i32> {
     let kind = if args.cuda { DeviceKind::Cuda } else { DeviceKind::Cpu };
     let device = Compute::open(kind, 0, 1, args.threads)?.device;
     let prior = Prior::read(&args.prior, device)?;
@@ -128,20 +114,25 @@ fn consistency(args: &ConsistencyArgs) -> Result<i32> {
             return Err(Error::usage("evaluate consistency needs a prior with one amplitude (a reference band)"));
         }
     };
+    let [channels, rows, columns] = prior.shape();
     let subject = Subject {
         denoiser: prior.denoiser.as_ref(),
         sampler: sampler.as_ref(),
-        stretch: prior.card.stretch,
-        reference,
-        pixel_kpc: prior.card.pixel_kpc,
-        device,
-        seed: args.seed,
+        scene: Scene {
+            stretch: prior.card.stretch,
+            reference,
+            pixel_kpc: prior.card.pixel_kpc,
+            typical: prior.covariance.mean.f_view([1, channels, rows, columns])?,
+            device,
+            seed: args.seed,
+        },
     };
     let mut report = Report {
         prior: args.prior.display().to_string(),
         method: args.method.clone(),
         steps: args.steps,
         seed: args.seed,
+        truths_from: args.truths_from,
         no_data: None,
         data_averaged: None,
     };
@@ -153,7 +144,12 @@ fn consistency(args: &ConsistencyArgs) -> Result<i32> {
         }
     }
     if args.truths > 1 {
-        let truths = ancestral_draws(args, &prior, "truths", args.truths, device)?;
+        let truths = match args.truths_from {
+            Truths::Ancestral => ancestral_draws(args, &prior, "truths", args.truths, device)?,
+            Truths::Chain => blocks(args, "truths", args.truths, &|noise| {
+                chain_draws(prior.denoiser.as_ref(), sampler.as_ref(), noise, device)
+            })?,
+        };
         let observing = Observing {
             draws: args.draws,
             redshift: [args.redshift[0], args.redshift[1]],
@@ -180,14 +176,21 @@ fn consistency(args: &ConsistencyArgs) -> Result<i32> {
 }
 
 /// Draws of the prior by its probability flow, in batches.
-fn ancestral_draws(args: &ConsistencyArgs, prior: &Prior, name: &str, count: u32, device: Device) -> Result<Tensor> {
+fn ancestral_draws(args: &Args, prior: &Prior, name: &str, count: u32, device: Device) -> Result<Tensor> {
     let range = [prior.card.sigma_max, prior.card.sigma_min];
+    let draws = blocks(args, name, count, &|noise| {
+        ancestral::draw(prior.denoiser.as_ref(), &prior.covariance, range, args.ancestral_steps, noise)
+    })?;
+    Ok(draws.f_to_device(device)?)
+}
+
+/// `count` draws in batches of the block's size.
+fn blocks(args: &Args, name: &str, count: u32, draw: &dyn Fn(&BlockNoise) -> Result<Tensor>) -> Result<Tensor> {
     let mut parts = Vec::new();
     for first in (0..count).step_by(args.block as usize) {
-        let noise = BlockNoise::new(args.seed, name, first, args.block.min(count - first));
-        parts.push(ancestral::draw(prior.denoiser.as_ref(), &prior.covariance, range, args.ancestral_steps, &noise)?);
+        parts.push(draw(&BlockNoise::new(args.seed, name, first, args.block.min(count - first)))?);
     }
-    Ok(Tensor::f_cat(&parts, 0)?.f_to_device(device)?)
+    Ok(Tensor::f_cat(&parts, 0)?)
 }
 
 fn print_no_data(rows: &[NoDataRow]) {

@@ -1,0 +1,40 @@
+//! `unseeing evaluate`: tests of priors and samplers, one file each.
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use crate::Result;
+
+mod calibration;
+mod consistency;
+
+/// Arguments of `unseeing evaluate`.
+#[derive(ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    test: Test,
+}
+
+#[derive(Subcommand)]
+enum Test {
+    /// Self-consistency of a prior and a sampler: draws without data against ancestral draws, and draws given simulated
+    /// data of prior draws against those
+    Consistency(consistency::Args),
+    /// Samplers against exact posteriors and simulated truths: coverage, ranks, distances, cost. Alone or under mpirun;
+    /// what was interrupted is continued
+    Calibration(calibration::Args),
+}
+
+impl Args {
+    /// Whether the command goes on when nobody reads what it prints.
+    pub fn is_long(&self) -> bool {
+        matches!(self.test, Test::Calibration(_))
+    }
+}
+
+/// Runs the command and returns the exit code.
+pub fn run(args: Args) -> Result<i32> {
+    match args.test {
+        Test::Consistency(args) => consistency::run(&args),
+        Test::Calibration(args) => calibration::run(&args),
+    }
+}

@@ -1,0 +1,214 @@
+//! `network`: galaxies of a prior's own file, observed through the full forward model (`evaluate/mock.rs`): stretch,
+//! redshift, sub-pixel position, PSF, noise, amplitude and sky, with noise that does not depend on the truth. There is no
+//! exact posterior, but truth and data are a draw of the joint distribution, so that only the sampler can be at fault.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use super::{Family, Problem, Setting, Simulation};
+use crate::config::check::Checker;
+use crate::evaluate::calibration::counting::Counting;
+use crate::evaluate::mock::{Observing, Scene, Truths, chain_draws, observe};
+use crate::evaluate::statistics;
+use crate::forward::{GalaxyLikelihood, Latent};
+use crate::prior::card::Normalisation;
+use crate::prior::{Prior, ancestral};
+use crate::random::BlockNoise;
+use crate::sampler::{Sampler, to_vec};
+use crate::{Error, Result};
+
+/// Noise levels of ancestral truths, two network evaluations each.
+const ANCESTRAL_STEPS: u32 = 64;
+
+/// `[problems.network]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// A prior's safetensors file; relative paths are relative to the config file.
+    pub prior: PathBuf,
+    #[serde(default = "chain")]
+    pub truths: Truths,
+    /// Redshifts, uniform.
+    #[serde(default = "redshift")]
+    pub redshift: [f64; 2],
+    /// S/N that the prior's mean image would have, log-uniform.
+    #[serde(default = "signal_to_noise")]
+    pub signal_to_noise: [f64; 2],
+    #[serde(default = "ln_amplitude_sd")]
+    pub ln_amplitude_sd: f64,
+    /// In units of the pixel noise.
+    #[serde(default = "sky_sd")]
+    pub sky_sd: f64,
+    /// Bounds between the strata of the observed S/N.
+    #[serde(default = "strata")]
+    pub strata: Vec<f64>,
+}
+
+fn chain() -> Truths {
+    Truths::Chain
+}
+
+fn redshift() -> [f64; 2] {
+    [0.15, 0.6]
+}
+
+fn signal_to_noise() -> [f64; 2] {
+    [5.0, 300.0]
+}
+
+fn ln_amplitude_sd() -> f64 {
+    0.3
+}
+
+fn sky_sd() -> f64 {
+    0.2
+}
+
+fn strata() -> Vec<f64> {
+    vec![20.0, 80.0]
+}
+
+impl NetworkConfig {
+    /// Errors name `key` and what is below it.
+    pub(crate) fn check(&self, check: &Checker, key: &str) -> Result<()> {
+        let range = |[low, high]: [f64; 2]| low > 0.0 && high >= low && high.is_finite();
+        let why = "expected two positive numbers, the larger one last";
+        check.need(range(self.redshift), &format!("{key}.redshift"), why)?;
+        check.need(range(self.signal_to_noise), &format!("{key}.signal_to_noise"), why)?;
+        check.positive(self.ln_amplitude_sd, &format!("{key}.ln_amplitude_sd"))?;
+        check.positive(self.sky_sd, &format!("{key}.sky_sd"))?;
+        let rising = self.strata.windows(2).all(|pair| pair[0] < pair[1]) && self.strata.iter().all(|&s| s.is_finite());
+        check.need(rising, &format!("{key}.strata"), "expected rising numbers")?;
+        check.need(!self.prior.as_os_str().is_empty(), &format!("{key}.prior"), "expected a prior's file")
+    }
+}
+
+/// The problem, with the prior.
+pub struct Network {
+    name: String,
+    config: NetworkConfig,
+    setting: Rc<Setting>,
+    scene: Scene,
+}
+
+impl Network {
+    pub fn new(name: &str, config: &NetworkConfig, seed: u64, device: Device) -> Result<Self> {
+        let prior = Prior::read(&config.prior, device)?;
+        let Normalisation::ReferenceBand { band } = prior.card.normalisation else {
+            let path = config.prior.display();
+            return Err(Error::usage(format!(
+                "{path}: calibration needs a prior with one amplitude (a reference band)"
+            )));
+        };
+        let [channels, rows, columns] = prior.shape();
+        let scene = Scene {
+            stretch: prior.card.stretch,
+            reference: band,
+            pixel_kpc: prior.card.pixel_kpc,
+            typical: prior.covariance.mean.f_view([1, channels, rows, columns])?,
+            device,
+            seed,
+        };
+        let setting =
+            Setting { denoiser: Counting::new(prior.denoiser), card: prior.card, covariance: prior.covariance };
+        Ok(Network { name: name.into(), config: config.clone(), setting: Rc::new(setting), scene })
+    }
+
+    fn observing(&self) -> Observing {
+        Observing {
+            draws: 1,
+            redshift: self.config.redshift,
+            signal_to_noise: self.config.signal_to_noise,
+            ln_amplitude_sd: self.config.ln_amplitude_sd,
+            sky_sd: self.config.sky_sd,
+        }
+    }
+
+    /// Observation `index` of its own truth.
+    fn observation(&self, index: u32, sampler: Option<&dyn Sampler>) -> Result<(GalaxyLikelihood, Latent, f64)> {
+        let noise = BlockNoise::new(self.scene.seed, &format!("{} truth", self.name), index, 1);
+        let truth = self.prior_draws(index, sampler, &noise)?;
+        let mock = observe(&self.scene, &truth, index, &self.observing())?;
+        Ok((mock.likelihood, mock.truth, mock.observed_signal_to_noise))
+    }
+}
+
+/// Flux per prior pixel, nJy, with the truth's or the draws' own amplitude: a exp(S^-1(x)) / q.
+fn flux(scene: &Scene, draws: &Latent) -> Result<Tensor> {
+    let unit = scene.stretch.inverse(&draws.image)?;
+    let reference = unit.f_select(1, scene.reference as i64)?;
+    let total = reference.f_sum_dim_intlist([1i64, 2].as_slice(), false, tch::Kind::Float)?;
+    let amplitude = draws.ln_amplitude.f_select(1, 0)?.f_exp()?;
+    Ok(unit.f_mul(&amplitude.f_div(&total)?.f_view([-1, 1, 1, 1])?)?)
+}
+
+impl Problem for Network {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn family(&self) -> Family {
+        Family::Network
+    }
+
+    fn setting(&self, _index: u32) -> Result<Rc<Setting>> {
+        Ok(self.setting.clone())
+    }
+
+    fn simulate(&self, index: u32, sampler: Option<&dyn Sampler>) -> Result<Simulation> {
+        let (likelihood, truth, observed) = self.observation(index, sampler)?;
+        Ok(Simulation {
+            setting: self.setting.clone(),
+            truth,
+            likelihood: Box::new(likelihood),
+            exact: None,
+            observed_signal_to_noise: Some(observed),
+        })
+    }
+
+    fn prior_draws(&self, _index: u32, sampler: Option<&dyn Sampler>, noise: &BlockNoise) -> Result<Tensor> {
+        let Setting { denoiser, card, covariance } = self.setting.as_ref();
+        match (self.config.truths, sampler) {
+            (Truths::Chain, Some(sampler)) => chain_draws(denoiser, sampler, noise, self.scene.device),
+            (Truths::Chain, None) => {
+                Err(Error::usage(format!("problem `{}`: truths = \"chain\" needs a sampling method", self.name)))
+            }
+            (Truths::Ancestral, _) => {
+                let range = [card.sigma_max, card.sigma_min];
+                ancestral::draw(denoiser, covariance, range, ANCESTRAL_STEPS, noise)
+            }
+        }
+    }
+
+    fn statistics(&self) -> Vec<String> {
+        ["flux", "peak", "r50", "e1", "e2", "outskirts", "colour", "ln amplitude"].map(String::from).to_vec()
+    }
+
+    fn measure(&self, _simulation: &Simulation, draws: &Latent) -> Result<Vec<Vec<f64>>> {
+        let (_, channels, size, _) = draws.image.size4()?;
+        let (channels, plane, reference) = (channels as usize, (size * size) as usize, self.scene.reference);
+        let values = to_vec(&flux(&self.scene, draws)?)?;
+        let amplitudes = to_vec(&draws.ln_amplitude)?;
+        let mut rows = vec![Vec::new(); 8];
+        for (image, &amplitude) in values.chunks(channels * plane).zip(&amplitudes) {
+            let [flux, _, peak, r50, outskirts, colour] =
+                statistics::measure(image, channels, size as usize, reference);
+            let band = &image[reference * plane..(reference + 1) * plane];
+            let [e1, e2] = statistics::ellipticity(band, size as usize);
+            let row = [flux, peak, r50, e1, e2, outskirts, colour, f64::from(amplitude)];
+            rows.iter_mut().zip(row).for_each(|(values, value)| values.push(value));
+        }
+        Ok(rows)
+    }
+
+    fn strata(&self) -> &[f64] {
+        &self.config.strata
+    }
+
+    fn device(&self) -> Device {
+        self.scene.device
+    }
+}
