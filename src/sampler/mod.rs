@@ -23,8 +23,8 @@ pub mod mmps;
 pub mod perturb_map;
 pub mod pigdm;
 mod preconditioner;
-mod tangent;
 pub mod split_gibbs;
+mod tangent;
 #[cfg(test)]
 mod toy;
 
