@@ -54,6 +54,8 @@ pub enum Purpose {
     Evaluation = 18,
     /// The tolerance of a constraint in perturb-and-MAP.
     PerturbConstraint = 19,
+    /// The sampler's starting point: its PCA part.
+    StartPca = 20,
 }
 
 /// Names one stream of random numbers.

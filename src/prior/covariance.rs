@@ -139,7 +139,7 @@ impl Covariance {
         let device = self.mean.device();
         let own = self.diagonal.f_add_scalar(t * t)?.f_sqrt()?;
         let white = noise.normal(Purpose::Start, step, &[channels * height * width], device)?;
-        let modes = noise.normal(Purpose::PerturbPca, step, &[self.variances.numel() as i64], device)?;
+        let modes = noise.normal(Purpose::StartPca, step, &[self.variances.numel() as i64], device)?;
         let draws = white.f_mul(&own)?.f_add(&self.mean)?.f_add(&modes.f_matmul(&self.scaled)?)?;
         Ok(draws.f_view([-1, channels, height, width])?)
     }

@@ -37,7 +37,7 @@ pub fn solve(
     for iteration in 0..stop.iterations {
         let active = rz.f_gt_tensor(&target)?;
         if active.f_any()?.f_int64_value(&[])? == 0 {
-            return Ok((w, iteration));
+            return finite(w, iteration);
         }
         let product = apply(&direction)?;
         let curvature = dot(&direction, &product)?;
@@ -56,10 +56,15 @@ pub fn solve(
         direction = z.f_addcmul(&direction, &beta)?;
         rz = next.f_where_self(&active, &rz)?;
     }
+    finite(w, stop.iterations)
+}
+
+/// A sample that has become NaN counts as finished above: it must not pass for solved.
+fn finite(w: Tensor, iterations: u32) -> Result<(Tensor, u32)> {
     if w.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
         return Err(Error::internal("conjugate gradients: not finite (is the noise variance positive everywhere?)"));
     }
-    Ok((w, stop.iterations))
+    Ok((w, iterations))
 }
 
 /// Inner product of each sample, `[B, 1, 1, 1]`.

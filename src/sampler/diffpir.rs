@@ -17,7 +17,7 @@
 use tch::{Kind, Tensor};
 
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{self, GaussNewton, Spread, draw_nuisance, scale_image, tangent_error};
+use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image, tangent_error};
 use super::guidance::with_prior_nuisance;
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood};
@@ -72,7 +72,7 @@ impl DiffPir {
         let modes = gauss_newton::modes(&self.covariance, &spread.f_sqrt()?)?;
         let solver = GaussNewton {
             likelihood,
-            prior: Spread::Of(&prior),
+            prior: &prior,
             modes: Some(&modes),
             rounds: 1 + self.settings.relinearizations,
             tangent_error: tangent_error(t),

@@ -14,26 +14,18 @@ use std::rc::Rc;
 use tch::Tensor;
 
 use super::Problem;
-use super::condition::{ConditionedPrior, perturbation, scale_by_prior};
+use super::condition::{perturbation, scale_by_prior};
 use super::conjugate_gradient::{self, Stop};
 use super::preconditioner::Preconditioner;
 use crate::Result;
 use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
-use crate::prior::{Covariance, Level};
-
-/// P.
-pub enum Spread<'a> {
-    /// As what it makes of a direction.
-    Of(&'a dyn Fn(&Latent) -> Result<Latent>),
-    /// The C of a level, with amplitude and sky, conditioned on what the prior's images fulfil exactly (`condition.rs`);
-    /// `slack` is standard normal, `[B]`, for a draw.
-    Conditioned { level: &'a Level, slack: &'a Tensor },
-}
+use crate::prior::Covariance;
 
 /// The Gaussian, the likelihood, and how well to solve.
 pub struct GaussNewton<'a> {
     pub likelihood: &'a dyn Likelihood,
-    pub prior: Spread<'a>,
+    /// P applied to a direction.
+    pub prior: &'a dyn Fn(&Latent) -> Result<Latent>,
     /// Modes of the image's part of P that the preconditioner takes off, `[K, C, n, n]`; `None`: the image is held fixed.
     pub modes: Option<&'a Tensor>,
     /// Linearisations, 1 or more.
@@ -57,11 +49,11 @@ impl GaussNewton<'_> {
     }
 
     /// J^T (J P J^T + Sigma)^-1 [y - A(x) - J (c - x)] at the point x: the gradient of ln N(y; A(c), J P J^T + Sigma) with
-    /// respect to the centre, of which P times is the change. `prior` is P, in place of the solver's own.
-    pub fn pull(&self, centre: &Latent, point: &Latent, prior: &dyn Fn(&Latent) -> Result<Latent>) -> Result<Latent> {
+    /// respect to the centre, of which P times is the change.
+    pub fn pull(&self, centre: &Latent, point: &Latent) -> Result<Latent> {
         let linear = self.linearize(point)?;
         let data = self.likelihood.data().f_unsqueeze(0)?;
-        self.solve(centre, point, &data, linear.as_ref(), linear.as_ref(), prior)
+        self.solve(centre, point, &data, linear.as_ref(), linear.as_ref())
     }
 
     fn linearize(&self, point: &Latent) -> Result<Box<dyn Linearized>> {
@@ -75,20 +67,8 @@ impl GaussNewton<'_> {
             if round > 0 {
                 linear = self.linearize(&found)?.into();
             }
-            let solve = |centre: &Latent, prior: &dyn Fn(&Latent) -> Result<Latent>| {
-                let pull = self.solve(centre, &found, &data, linear.as_ref(), noise.as_ref(), prior)?;
-                centre.plus(&prior(&pull)?)
-            };
-            let solution = match self.prior {
-                Spread::Of(prior) => solve(centre, prior)?,
-                Spread::Conditioned { level, slack } => {
-                    let nuisance = self.likelihood.nuisance();
-                    let prior = ConditionedPrior::new(self.likelihood, nuisance, level, &found.image)?;
-                    let centre = prior.centre(centre, &found.image, Some(slack))?;
-                    solve(&centre, &|direction: &Latent| prior.apply(direction))?
-                }
-            };
-            found = within_reach(solution, &found, self.likelihood.reach())?;
+            let change = (self.prior)(&self.solve(centre, &found, &data, linear.as_ref(), noise.as_ref())?)?;
+            found = within_reach(centre.plus(&change)?, &found, self.likelihood.reach())?;
         }
         Ok(found)
     }
@@ -100,7 +80,6 @@ impl GaussNewton<'_> {
         data: &Tensor,
         linear: &dyn Linearized,
         noise: &dyn Linearized,
-        prior: &dyn Fn(&Latent) -> Result<Latent>,
     ) -> Result<Latent> {
         let preconditioner = Preconditioner::new(self.likelihood, point, self.modes, self.tangent_error)?;
         let shift = linear.apply(&centre.minus(point)?)?;
@@ -110,7 +89,7 @@ impl GaussNewton<'_> {
             self.stop,
             |residual| preconditioner.apply(residual),
             |w| {
-                let through = linear.apply(&prior(&linear.adjoint(w)?)?)?;
+                let through = linear.apply(&(self.prior)(&linear.adjoint(w)?)?)?;
                 Ok(through.f_add(&noise.covariance(w)?)?)
             },
         )?;
@@ -157,7 +136,7 @@ pub fn draw_nuisance(
     };
     let centre = fixed.plus(&perturbation(problem, nuisance, step, point.image.f_zeros_like()?)?)?;
     let prior = |direction: &Latent| scale_by_prior(direction, nuisance, None);
-    let given = GaussNewton { likelihood, prior: Spread::Of(&prior), modes: None, rounds: 1, tangent_error: 0.0, stop };
+    let given = GaussNewton { likelihood, prior: &prior, modes: None, rounds: 1, tangent_error: 0.0, stop };
     given.draw(problem, step, &centre, point)
 }
 

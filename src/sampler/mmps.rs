@@ -18,7 +18,7 @@ use tch::Tensor;
 
 use super::condition::scale_by_prior;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{GaussNewton, Spread, draw_nuisance, tangent_error};
+use super::gauss_newton::{GaussNewton, draw_nuisance, tangent_error};
 use super::guidance::{leaf, pull_back_again, with_prior_nuisance};
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood};
@@ -79,7 +79,7 @@ impl Mmps {
         let modes: Tensor = level.modes()?;
         let solver = GaussNewton {
             likelihood,
-            prior: Spread::Of(&prior),
+            prior: &prior,
             modes: Some(&modes),
             rounds: 1,
             tangent_error: tangent_error(level.t),

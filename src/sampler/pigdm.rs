@@ -18,7 +18,7 @@ use tch::Tensor;
 
 use super::condition::scale_by_prior;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{self, GaussNewton, Spread, draw_nuisance, scale_image, tangent_error, within_reach};
+use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image, tangent_error, within_reach};
 use super::guidance::{leaf, pull_back, with_prior_nuisance};
 use super::{Problem, Sampler, State, chain};
 use crate::Result;
@@ -58,13 +58,13 @@ impl Pigdm {
         let modes = gauss_newton::modes(&self.covariance, &spread.f_sqrt()?)?;
         let solver = GaussNewton {
             likelihood,
-            prior: Spread::Of(&prior),
+            prior: &prior,
             modes: Some(&modes),
             rounds: 1,
             tangent_error: tangent_error(t),
             stop: self.stop,
         };
-        let pull = solver.pull(&centre, &point, &prior)?;
+        let pull = solver.pull(&centre, &point)?;
         let mut change = scale_by_prior(&pull, nuisance, None)?;
         change.image = pull_back(&denoised, &x, &pull.image)?.f_mul_scalar(t * t)?;
         within_reach(centre.plus(&change)?, &point, likelihood.reach())

@@ -39,8 +39,11 @@ impl Preconditioner {
         modes: Option<&Tensor>,
         tangent_error: f64,
     ) -> Result<Self> {
-        // A sample that has become NaN must not spoil the others.
-        let mean = |tensor: &Tensor| tensor.f_nanmean([0i64].as_slice(), true, Kind::Float);
+        // A sample that has become NaN or infinite must not spoil the others.
+        let mean = |tensor: &Tensor| -> Result<Tensor> {
+            let finite = tensor.f_where_scalarother(&tensor.f_isfinite()?, f64::NAN)?;
+            Ok(finite.f_nanmean([0i64].as_slice(), true, Kind::Float)?)
+        };
         let centre =
             Latent { image: mean(&point.image)?, ln_amplitude: mean(&point.ln_amplitude)?, sky: mean(&point.sky)? };
         let linear = likelihood.linearize_within(&centre, tangent_error)?;

@@ -20,9 +20,6 @@
 //!   Gaussian posterior of 18 unknowns their variances are 5 % too large after 100 rounds, and 2 % after 400.
 //! * The ancestral step takes x0's covariance given x_t as that of the prior's Gaussian, C (without u it would be zero).
 //!   For a Gaussian prior that is exact at any L; else the error is of second order in a step, and falls with L.
-//! * What the prior's images fulfil exactly (their unit flux, `condition.rs`) is a factor of p(y | x) as well. The data do
-//!   not see it, and at small rho the denoiser restores only what is local: without the factor the scale of x drifts until
-//!   it is infinite. It is a constant where p(z) is not zero, so that for rho to 0 nothing changes.
 //! * In the asinh stretch a coupling of rho above about 1 makes no sense: exp(rho e) in every pixel is more light than any
 //!   galaxy has. rho then starts at 1, and what the data hardly see stays about where the prior's draw has put it: modes
 //!   of a posterior that are further apart keep the weights of the start.
@@ -34,12 +31,12 @@ use tch::{Kind, Tensor};
 
 use super::condition::perturbation;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{self, GaussNewton, Spread, draw_nuisance, tangent_error};
+use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image, tangent_error};
 use super::guidance::with_prior_nuisance;
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood};
+use crate::prior::Covariance;
 use crate::prior::ancestral::karras_grid;
-use crate::prior::{Covariance, Level};
 use crate::random::Purpose;
 use crate::{Error, Result};
 
@@ -50,9 +47,6 @@ pub const HELD: f64 = 0.1;
 
 /// The part of the network evaluations that goes into the first draw of the prior, and no less than one round.
 const START: u32 = 10;
-
-/// The variance of a prior that knows nothing, in units of rho^2: one over it is the relative error, below f32's.
-const KNOWS_NOTHING: f64 = 1e8;
 
 /// Settings of the sampler.
 #[derive(Clone, Copy, Debug)]
@@ -134,16 +128,15 @@ impl SplitGibbs {
         rho: f64,
     ) -> Result<Latent> {
         let nuisance = likelihood.nuisance();
-        let level = isotropic(problem, rho)?;
-        let slack = problem.noise.normal(Purpose::PerturbConstraint, step, &[], problem.device)?;
+        let spread = Tensor::f_full([1i64], rho * rho, (Kind::Float, problem.device))?;
         let white = chain::white(problem, Purpose::PerturbWhite, step)?.f_mul_scalar(rho)?;
         let centre = with_prior_nuisance(problem, z.image.shallow_clone())?;
         let centre = centre.plus(&perturbation(problem, nuisance, step, white)?)?;
-        let modes =
-            gauss_newton::modes(&self.covariance, &Tensor::f_full([1i64], rho, (Kind::Float, problem.device))?)?;
+        let prior = |direction: &Latent| scale_image(direction, nuisance, &spread);
+        let modes = gauss_newton::modes(&self.covariance, &spread.f_sqrt()?)?;
         let solver = GaussNewton {
             likelihood,
-            prior: Spread::Conditioned { level: &level, slack: &slack },
+            prior: &prior,
             modes: Some(&modes),
             rounds: 1 + self.settings.relinearizations,
             tangent_error: tangent_error(rho),
@@ -159,16 +152,6 @@ impl SplitGibbs {
         let estimate = problem.denoiser.denoise(x, t)?.f_add(&spread)?;
         chain::ancestral(problem, step, x, &estimate, [t, b])
     }
-}
-
-/// rho^2 I as a level: that of a prior that knows nothing.
-fn isotropic(problem: &Problem, rho: f64) -> Result<Level> {
-    let shape = problem.denoiser.shape();
-    let pixels = shape.iter().product::<i64>();
-    let options = (Kind::Float, problem.device);
-    let none = |size: &[i64]| Tensor::f_zeros(size, options);
-    let wide = Tensor::f_full([pixels], KNOWS_NOTHING * rho * rho, options)?;
-    Covariance::new(shape, none(&[pixels])?, none(&[0, pixels])?, none(&[0])?, wide)?.level(rho)
 }
 
 impl Sampler for SplitGibbs {
