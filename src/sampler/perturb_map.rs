@@ -14,7 +14,7 @@
 //! ```
 //!
 //! The Gaussian is wrong about x0 where the prior is not Gaussian, but x_b knows of x0 only by 1 - (b/t)^2, and keeps what
-//! x_t knew. Without data the steps are ancestral sampling, whatever C is.
+//! x_t knew: without data the steps are ancestral sampling, whatever C is. Only above `ANCESTRAL_BELOW` is x_t forgotten.
 //! G, when the prior has a table for it, scales C to the network's own uncertainty (`prior/spread.rs`).
 //!
 //! Amplitude and sky are not diffused: at each step they are drawn jointly with x0 from their own priors, and once more
@@ -39,10 +39,11 @@ use crate::{Error, Result};
 /// Noise level below which a tangent is good enough, and is not taken anew: half its square is 2 % in flux.
 const TANGENT_GOOD: f64 = 0.2;
 
-/// Above this noise level all solutions are rough: the Gaussian is further off there than they are.
-const ROUGH_ABOVE: f64 = 3.0;
+/// Noise level below which x is renoised with what it knew. Above, the prior is as good as its Gaussian, and forgetting
+/// mends what a far-off tangent may have spoilt: draws of bright galaxies were lost otherwise, one in sixty.
+const ANCESTRAL_BELOW: f64 = 3.0;
 
-/// A solution that only says where to linearise next, or at a high noise level, needs this much less precision.
+/// A solution that only says where to linearise next needs this much less precision.
 const ROUGH: f64 = 10.0;
 
 /// Settings of the sampler.
@@ -125,7 +126,7 @@ impl PerturbMap {
             let conditioned = prior.centre(&centre, &point.image, slack.as_ref())?;
             let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
             let apply = |direction: &Latent| prior.apply(direction);
-            let stop = if round < again || t > ROUGH_ABOVE { stop.loosened(ROUGH) } else { stop };
+            let stop = if round < again { stop.loosened(ROUGH) } else { stop };
             let solution =
                 update(&conditioned, &point, &data, linear.as_ref(), noise.as_ref(), &apply, &preconditioner, stop)?;
             point = within_reach(solution, &point, likelihood.reach())?;
@@ -165,7 +166,7 @@ impl PerturbMap {
 /// x at the next noise level b, given the draw of x0 and x_t: p(x_b | x0, x_t) of the noising process (Ho et al. 2020,
 /// arXiv:2006.11239, equations 6 and 7, for the variance-exploding process).
 fn renoised(problem: &Problem, state: &State, x0: Tensor, t: f64, b: f64) -> Result<Tensor> {
-    let kept = (b / t).powi(2);
+    let kept = if t > ANCESTRAL_BELOW { 0.0 } else { (b / t).powi(2) };
     let white = problem.noise.normal(Purpose::Renoise, state.step, &x0.size()[1..], problem.device)?;
     let fresh = white.f_mul_scalar(b * (1.0 - kept).sqrt())?;
     Ok(x0.f_lerp(state.get("x")?, kept)?.f_add(&fresh)?)
