@@ -252,6 +252,11 @@ impl Level {
 }
 
 impl Local<'_> {
+    /// The noise level.
+    pub fn t(&self) -> f64 {
+        self.level.t
+    }
+
     fn scale(&self, images: Tensor) -> Result<Tensor> {
         match &self.scales {
             Some(scales) => Ok(images.f_mul(scales)?),

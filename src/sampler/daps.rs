@@ -18,8 +18,9 @@
 use tch::Tensor;
 
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{draw_nuisance, tangent_error};
+use super::gauss_newton::draw_nuisance;
 use super::guidance::{TINY, image_direction, norm};
+use super::tangent::tangent_error;
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood};
 use crate::prior::Covariance;

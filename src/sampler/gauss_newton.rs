@@ -17,6 +17,7 @@ use super::Problem;
 use super::condition::{perturbation, scale_by_prior};
 use super::conjugate_gradient::{self, Stop};
 use super::preconditioner::Preconditioner;
+use super::tangent::within_reach;
 use crate::Result;
 use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
 use crate::prior::Covariance;
@@ -82,20 +83,34 @@ impl GaussNewton<'_> {
         noise: &dyn Linearized,
     ) -> Result<Latent> {
         let preconditioner = Preconditioner::new(self.likelihood, point, self.modes, self.tangent_error)?;
-        let shift = linear.apply(&centre.minus(point)?)?;
-        let rhs = data.f_sub(linear.prediction())?.f_sub(&shift)?;
-        let (weights, iterations) = conjugate_gradient::solve(
-            &rhs,
-            self.stop,
-            |residual| preconditioner.apply(residual),
-            |w| {
-                let through = linear.apply(&(self.prior)(&linear.adjoint(w)?)?)?;
-                Ok(through.f_add(&noise.covariance(w)?)?)
-            },
-        )?;
-        tracing::trace!(iterations, "conjugate gradients");
-        linear.adjoint(&weights)
+        pull(centre, point, data, [linear, noise], self.prior, &preconditioner, self.stop)
     }
+}
+
+/// J^T (J P J^T + Sigma)^-1 [data - A(x) - J (c - x)] at the point x: P times it is the change of the centre c. J and A are
+/// of the first linearisation, Sigma is of the second.
+pub fn pull(
+    centre: &Latent,
+    point: &Latent,
+    data: &Tensor,
+    [linear, noise]: [&dyn Linearized; 2],
+    prior: &dyn Fn(&Latent) -> Result<Latent>,
+    preconditioner: &Preconditioner,
+    stop: Stop,
+) -> Result<Latent> {
+    let shift = linear.apply(&centre.minus(point)?)?;
+    let rhs = data.f_sub(linear.prediction())?.f_sub(&shift)?;
+    let (weights, iterations) = conjugate_gradient::solve(
+        &rhs,
+        stop,
+        |residual| preconditioner.apply(residual),
+        |w| {
+            let through = linear.apply(&prior(&linear.adjoint(w)?)?)?;
+            Ok(through.f_add(&noise.covariance(w)?)?)
+        },
+    )?;
+    tracing::trace!(iterations, "conjugate gradients");
+    linear.adjoint(&weights)
 }
 
 fn zero(like: &Latent) -> Result<Latent> {
@@ -138,21 +153,4 @@ pub fn draw_nuisance(
     let prior = |direction: &Latent| scale_by_prior(direction, nuisance, None);
     let given = GaussNewton { likelihood, prior: &prior, modes: None, rounds: 1, tangent_error: 0.0, stop };
     given.draw(problem, step, &centre, point)
-}
-
-/// Cuts the changes of pixels and of ln a at what one linearisation can be trusted with.
-pub fn within_reach(solution: Latent, point: &Latent, reach: Option<f64>) -> Result<Latent> {
-    let Some(reach) = reach else { return Ok(solution) };
-    let limit =
-        |new: &Tensor, old: &Tensor| -> Result<Tensor> { Ok(new.f_sub(old)?.f_clamp(-reach, reach)?.f_add(old)?) };
-    Ok(Latent {
-        image: limit(&solution.image, &point.image)?,
-        ln_amplitude: limit(&solution.ln_amplitude, &point.ln_amplitude)?,
-        sky: solution.sky,
-    })
-}
-
-/// Relative error of the tangent of the stretch where x0 is uncertain by `t` (`perturb_map.rs` has the reason).
-pub fn tangent_error(t: f64) -> f64 {
-    0.5 * t.min(1.0).powi(2)
 }

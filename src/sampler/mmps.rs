@@ -18,8 +18,9 @@ use tch::Tensor;
 
 use super::condition::scale_by_prior;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{GaussNewton, draw_nuisance, tangent_error};
+use super::gauss_newton::{GaussNewton, draw_nuisance};
 use super::guidance::{leaf, pull_back_again, with_prior_nuisance};
+use super::tangent::tangent_error;
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood};
 use crate::prior::{Covariance, Level};

@@ -18,8 +18,9 @@ use tch::Tensor;
 
 use super::condition::scale_by_prior;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image, tangent_error, within_reach};
+use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image};
 use super::guidance::{leaf, pull_back, with_prior_nuisance};
+use super::tangent::{tangent_error, within_reach};
 use super::{Problem, Sampler, State, chain};
 use crate::Result;
 use crate::forward::{Latent, Likelihood};

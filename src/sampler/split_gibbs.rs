@@ -31,8 +31,9 @@ use tch::{Kind, Tensor};
 
 use super::condition::perturbation;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image, tangent_error};
+use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image};
 use super::guidance::with_prior_nuisance;
+use super::tangent::tangent_error;
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood};
 use crate::prior::Covariance;
