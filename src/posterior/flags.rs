@@ -16,11 +16,25 @@ pub enum Flag {
     CutoutIncomplete = 1 << 9,
     FewSamples = 1 << 10,
     NonFiniteDraws = 1 << 11,
+    LostDraws = 1 << 12,
+}
+
+/// A draw is lost if its reduced chi^2 is so many times that of the median draw. Those of a posterior differ by less than 2.
+const LOST: f32 = 10.0;
+
+/// Whether one of an object's draws, given by their reduced chi^2, is no fit to its data although others are.
+pub fn any_lost(reduced_chi2: &[f32]) -> bool {
+    let mut sorted: Vec<f32> = reduced_chi2.iter().copied().filter(|value| value.is_finite()).collect();
+    sorted.sort_by(f32::total_cmp);
+    match (sorted.get(sorted.len() / 2), sorted.last()) {
+        (Some(median), Some(largest)) => *largest > LOST * median,
+        _ => false,
+    }
 }
 
 impl Flag {
     /// All flags, from the lowest bit. The values are part of the file format: never reorder, only append.
-    pub const ALL: [Flag; 12] = [
+    pub const ALL: [Flag; 13] = [
         Flag::UpsamplingBeyond3,
         Flag::NeighboursMasked,
         Flag::EdgeDownWeighted,
@@ -33,6 +47,7 @@ impl Flag {
         Flag::CutoutIncomplete,
         Flag::FewSamples,
         Flag::NonFiniteDraws,
+        Flag::LostDraws,
     ];
 
     /// The bit.
@@ -55,6 +70,7 @@ impl Flag {
             Flag::CutoutIncomplete => "cutout_incomplete",
             Flag::FewSamples => "few_samples",
             Flag::NonFiniteDraws => "non_finite_draws",
+            Flag::LostDraws => "lost_draws",
         }
     }
 
@@ -75,6 +91,9 @@ impl Flag {
             Flag::CutoutIncomplete => "the image does not cover the prior's field: missing pixels are masked",
             Flag::FewSamples => "fewer samples than planned",
             Flag::NonFiniteDraws => "some draws were not finite and are left out",
+            Flag::LostDraws => {
+                "a draw's reduced chi^2 is above 10 times the median draw's: it is no fit, and spoils mean and variance"
+            }
         }
     }
 
@@ -92,6 +111,13 @@ impl Flag {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_draw_that_is_no_fit_is_noticed() {
+        assert!(!any_lost(&[0.9, 1.0, 1.1, 9.0]) && !any_lost(&[]) && !any_lost(&[f32::NAN]));
+        // As found in a bright galaxy whose light one draw had put into a single pixel.
+        assert!(any_lost(&[0.98, 1.0, 1.03, 61.5]));
+    }
 
     #[test]
     fn every_flag_has_its_own_bit_in_order() {
