@@ -3,9 +3,11 @@
 
 use tch::Tensor;
 
+use super::conjugate_gradient::Stop;
+use super::gauss_newton::draw_nuisance;
 use super::guidance::with_prior_nuisance;
 use super::{Problem, State};
-use crate::forward::Latent;
+use crate::forward::{Latent, Likelihood};
 use crate::prior::Covariance;
 use crate::prior::ancestral::karras_grid;
 use crate::random::Purpose;
@@ -73,6 +75,28 @@ pub fn ancestral(problem: &Problem, step: u32, x: &Tensor, estimate: &Tensor, [t
     }
     let noise = white(problem, Purpose::Renoise, step)?;
     Ok(next.f_add(&noise.f_mul_scalar(b * (1.0 - kept).max(0.0).sqrt())?)?)
+}
+
+/// A step of the guided ancestral methods: from level t to b by `estimate`, the method's E[x0 | x_t, y] with the amplitude and
+/// sky that belong to it; those are drawn given the final image.
+pub fn guided(
+    problem: &Problem,
+    state: &mut State,
+    [t, b]: [f64; 2],
+    stop: Stop,
+    estimate: impl Fn(&dyn Likelihood, &Latent) -> Result<Latent>,
+) -> Result<()> {
+    let before = latent(state)?;
+    let mut next = match problem.likelihood {
+        Some(likelihood) => estimate(likelihood, &before)?,
+        None => with_prior_nuisance(problem, problem.denoiser.denoise(&before.image, t)?)?,
+    };
+    next.image = ancestral(problem, state.step, &before.image, &next.image, [t, b])?;
+    if let (true, Some(likelihood)) = (b == 0.0, problem.likelihood) {
+        next = draw_nuisance(problem, likelihood, state.step, &next, stop)?;
+    }
+    advance(state, next);
+    Ok(())
 }
 
 /// `steps` network evaluations in rounds of `inner` each; what does not divide lengthens the first rounds by one or more.

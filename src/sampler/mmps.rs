@@ -18,7 +18,7 @@ use tch::Tensor;
 
 use super::condition::scale_by_prior;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{GaussNewton, draw_nuisance};
+use super::gauss_newton::GaussNewton;
 use super::guidance::{leaf, pull_back_again, with_prior_nuisance};
 use super::tangent::tangent_error;
 use super::{Problem, Sampler, State, chain};
@@ -105,17 +105,9 @@ impl Sampler for Mmps {
 
     fn step(&self, problem: &Problem, state: &mut State) -> Result<()> {
         let [t, b] = chain::pair("mmps", &self.levels, state.step)?;
-        let before = chain::latent(state)?;
-        let mut latent = match problem.likelihood {
-            Some(likelihood) => self.estimate(problem, likelihood, &before, &self.covariance.level(t)?)?,
-            None => with_prior_nuisance(problem, problem.denoiser.denoise(&before.image, t)?)?,
-        };
-        latent.image = chain::ancestral(problem, state.step, &before.image, &latent.image, [t, b])?;
-        if let (true, Some(likelihood)) = (b == 0.0, problem.likelihood) {
-            latent = draw_nuisance(problem, likelihood, state.step, &latent, self.nuisance_stop)?;
-        }
-        chain::advance(state, latent);
-        Ok(())
+        chain::guided(problem, state, [t, b], self.nuisance_stop, |likelihood, before| {
+            self.estimate(problem, likelihood, before, &self.covariance.level(t)?)
+        })
     }
 
     fn finish(&self, _problem: &Problem, state: State) -> Result<Latent> {

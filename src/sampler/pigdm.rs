@@ -18,7 +18,7 @@ use tch::Tensor;
 
 use super::condition::scale_by_prior;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image};
+use super::gauss_newton::{self, GaussNewton, scale_image};
 use super::guidance::{leaf, pull_back, with_prior_nuisance};
 use super::tangent::{tangent_error, within_reach};
 use super::{Problem, Sampler, State, chain};
@@ -87,17 +87,9 @@ impl Sampler for Pigdm {
 
     fn step(&self, problem: &Problem, state: &mut State) -> Result<()> {
         let [t, b] = chain::pair("pigdm", &self.levels, state.step)?;
-        let before = chain::latent(state)?;
-        let mut latent = match problem.likelihood {
-            Some(likelihood) => self.estimate(problem, likelihood, &before, t)?,
-            None => with_prior_nuisance(problem, problem.denoiser.denoise(&before.image, t)?)?,
-        };
-        latent.image = chain::ancestral(problem, state.step, &before.image, &latent.image, [t, b])?;
-        if let (true, Some(likelihood)) = (b == 0.0, problem.likelihood) {
-            latent = draw_nuisance(problem, likelihood, state.step, &latent, self.stop)?;
-        }
-        chain::advance(state, latent);
-        Ok(())
+        chain::guided(problem, state, [t, b], self.stop, |likelihood, before| {
+            self.estimate(problem, likelihood, before, t)
+        })
     }
 
     fn finish(&self, _problem: &Problem, state: State) -> Result<Latent> {
