@@ -89,7 +89,7 @@ impl PerturbMap {
         self.spread.as_ref().map(|spread| spread.factor(t, denoised)).transpose()
     }
 
-    /// A draw of x0 (and of amplitude and sky) given x_t and the data, or its mean when `perturbed` is false.
+    /// A draw of x0 (and of amplitude and sky) given x_t and the data, or, in the last step, its mean.
     fn conditional(
         &self,
         problem: &Problem,
@@ -98,7 +98,6 @@ impl PerturbMap {
         before: &Latent,
         denoised: Tensor,
         level: &Local,
-        perturbed: bool,
     ) -> Result<Latent> {
         let nuisance = likelihood.nuisance();
         // Linearise at the denoised image with the amplitude and sky of the step before.
@@ -112,7 +111,7 @@ impl PerturbMap {
         let mut linear: Rc<dyn Linearized> = likelihood.linearize_within(&point, error)?.into();
         let mut data = likelihood.data().f_unsqueeze(0)?;
         let mut slack = None;
-        if perturbed {
+        if step + 1 < self.settings.steps {
             let image = level.draw(&problem.noise, step)?;
             centre = centre.plus(&perturbation(problem, nuisance, step, image)?)?;
             data = data.f_sub(&linear.noise(&problem.noise, step)?)?;
@@ -160,7 +159,7 @@ impl Sampler for PerturbMap {
         let level = self.levels[state.step as usize].scaled_by(self.scales(t, &denoised)?);
         let last = b == 0.0;
         let mut drawn = match problem.likelihood {
-            Some(likelihood) => self.conditional(problem, likelihood, state.step, &before, denoised, &level, !last)?,
+            Some(likelihood) => self.conditional(problem, likelihood, state.step, &before, denoised, &level)?,
             None if last => with_prior_nuisance(problem, denoised)?,
             None => with_prior_nuisance(problem, denoised.f_add(&level.draw(&problem.noise, state.step)?)?)?,
         };
