@@ -340,7 +340,8 @@ impl<'a> Leader<'a> {
             hung(self.survey.comm, &object, silent);
         }
         for (index, rank) in self.ranks.iter().enumerate().skip(1) {
-            if rank.ready && rank.heard.elapsed() > timeout {
+            // A rank says that it lives before its worker is ready: one that was never heard is counted from the start.
+            if rank.heard.elapsed() > timeout {
                 let host = &rank.host;
                 tracing::error!(
                     "rank {index} on {host} has been silent for {:.0} s: aborting",

@@ -137,6 +137,23 @@ fn mpi_a_frozen_rank_ends_the_job_which_can_be_run_again() {
     assert_eq!(survey.run(2), 0);
 }
 
+/// A rank that is frozen before it has said anything: nobody may wait for its first word.
+#[test]
+fn mpi_a_rank_that_never_begins_ends_the_job_too() {
+    let survey = ToySurvey::new(&["sleep=15"; 4], 4);
+    survey.edit("hang_timeout = 20", "hang_timeout = 2");
+    let mut run = survey.start(3);
+    let log = survey.path("log-1");
+    run.until("plan", || std::fs::read_to_string(&log).unwrap().contains("planned"));
+    let ranks = run.ranks();
+    assert_eq!(ranks.len(), 3);
+    kill(ranks[2], libc::SIGSTOP);
+    assert_eq!(run.code(), 75);
+    assert!(std::fs::read_to_string(&log).unwrap().contains("silent"));
+    kill(ranks[2], libc::SIGKILL);
+    assert_eq!(survey.run(2), 0);
+}
+
 #[test]
 fn mpi_ranks_that_do_not_find_each_other_are_told_how() {
     let survey = ToySurvey::new(&[""; 2], 2);
