@@ -1,6 +1,6 @@
 //! Ranks as MPI processes. MPI is called from the main thread only (`MPI_THREAD_FUNNELED`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use mpi::Threading;
@@ -11,10 +11,13 @@ use mpi::topology::{Communicator, SimpleCommunicator};
 use mpi::traits::{CommunicatorCollectives, Destination, Root};
 
 use super::Comm;
+use super::deadline::Deadline;
 use crate::{Error, Result};
 
 /// Bytes in one broadcast: MPI counts in C integers, so long buffers go in pieces.
 const BROADCAST_PIECE: usize = 256 << 20;
+/// How long ranks wait for each other unless they are told: the leader may have a large catalogue to plan.
+const PATIENCE: Duration = Duration::from_secs(3600);
 /// Pause between two looks at a barrier.
 const BARRIER_PAUSE: Duration = Duration::from_millis(1);
 
@@ -24,6 +27,7 @@ pub struct Mpi {
     world: SimpleCommunicator,
     local_rank: usize,
     local_size: usize,
+    patience: Cell<Duration>,
     // Last, because dropping it finalizes MPI.
     _universe: Universe,
 }
@@ -37,6 +41,7 @@ struct Pending {
 impl Mpi {
     /// Initialises MPI; once per process.
     pub fn start() -> Result<Mpi> {
+        let _deadline = Deadline::new("all ranks to start", PATIENCE);
         let (universe, threading) = mpi::initialize_with_threading(Threading::Funneled)
             .ok_or_else(|| Error::internal("MPI has been initialised before"))?;
         if threading < Threading::Funneled {
@@ -45,7 +50,8 @@ impl Mpi {
         let world = universe.world();
         let node = world.split_shared(world.rank());
         let (local_rank, local_size) = (node.rank() as usize, node.size() as usize);
-        Ok(Mpi { sends: RefCell::default(), world, local_rank, local_size, _universe: universe })
+        let patience = Cell::new(PATIENCE);
+        Ok(Mpi { sends: RefCell::default(), world, local_rank, local_size, patience, _universe: universe })
     }
 
     /// Frees the buffers of messages that have left.
@@ -103,6 +109,7 @@ impl Comm for Mpi {
     }
 
     fn broadcast(&self, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let _deadline = Deadline::new("all ranks to take what the leader sends", self.patience.get());
         let root = self.world.process_at_rank(0);
         let mut length = bytes.len() as u64;
         root.broadcast_into(&mut length);
@@ -113,11 +120,16 @@ impl Comm for Mpi {
         Ok(bytes)
     }
 
+    fn set_patience(&self, patience: Duration) {
+        self.patience.set(patience);
+    }
+
     fn abort(&self, code: i32) -> ! {
         self.world.abort(code)
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
+        let _deadline = Deadline::new("all ranks to leave", self.patience.get());
         // Messages that nobody waits for any more (a last heartbeat) are taken in here, so that their senders are free.
         let mut barrier = self.world.immediate_barrier();
         loop {
@@ -142,5 +154,7 @@ impl Drop for Mpi {
         for pending in self.sends.take() {
             std::mem::forget(pending.request);
         }
+        // MPI's own end comes next, in which ranks wait for each other once more: the limit outlives this.
+        std::mem::forget(Deadline::new("all ranks to end", self.patience.get()));
     }
 }

@@ -145,6 +145,7 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
     let Prepared { config, folder, plan, prior } = prepared;
     let text = serde_json::to_string(&config).map_err(|error| Error::internal(error.to_string()))?;
     let (threads, cpu_capability) = (plan.threads, plan.cpu_capability.clone());
+    comm.set_patience(Duration::from_secs_f64(config.run.hang_timeout));
     let start = Start::Go { config: text, threads, cpu_capability: cpu_capability.clone() };
     comm.broadcast(encode(&start)?)?;
     let prior = Arc::new(comm.broadcast(prior)?);
@@ -171,13 +172,14 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
 fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
     let start: Start = decode(&comm.broadcast(Vec::new())?)?;
     let Start::Go { config, threads, cpu_capability } = start else { return Ok(DONE) };
-    let prior = Arc::new(comm.broadcast(Vec::new())?);
     let config: Config =
         serde_json::from_str(&config).map_err(|error| Error::internal(format!("the leader's config: {error}")))?;
+    let timeout = Duration::from_secs_f64(config.run.hang_timeout);
+    comm.set_patience(timeout);
+    let prior = Arc::new(comm.broadcast(Vec::new())?);
     if let Some(planned) = &cpu_capability {
         pins::pin(planned)?;
     }
-    let timeout = Duration::from_secs_f64(config.run.hang_timeout);
     let worker = Worker::start(context(comm, config, threads, prior), options.factory.clone())?;
     let mut last_beat = Instant::now();
     let mut asked = false;
