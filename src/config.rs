@@ -209,7 +209,7 @@ pub struct SamplerConfig {
     pub t_max: Option<f64>,
     /// Smallest noise level; from the prior's card when not given.
     pub t_min: Option<f64>,
-    /// Conjugate-gradient stop: relative residual of each sample.
+    /// Conjugate-gradient stop: error of each sample, over all directions together, in posterior standard deviations.
     pub cg_tolerance: f64,
     /// Conjugate-gradient stop: iterations.
     pub cg_iterations: u32,
@@ -245,7 +245,7 @@ impl Default for SamplerConfig {
             relinearizations: 1,
             t_max: None,
             t_min: None,
-            cg_tolerance: 1e-3,
+            cg_tolerance: 0.3,
             cg_iterations: 500,
             guidance: 1.0,
             mmps_iterations: None,

@@ -128,8 +128,8 @@ impl<'a> Checker<'a> {
         if let (Some(low), Some(high)) = (sampler.t_min, sampler.t_max) {
             self.need(low < high, "sampler.t_min", format!("expected less than t_max = {high}, found {low}"))?;
         }
-        let tolerance = sampler.cg_tolerance > 0.0 && sampler.cg_tolerance < 1.0;
-        let why = format!("expected a number between 0 and 1, found {}", sampler.cg_tolerance);
+        let tolerance = sampler.cg_tolerance > 0.0 && sampler.cg_tolerance <= 1.0;
+        let why = format!("expected a number above 0, and 1 at most, found {}", sampler.cg_tolerance);
         self.need(tolerance, "sampler.cg_tolerance", why)?;
         self.need(sampler.cg_iterations >= 1, "sampler.cg_iterations", "expected at least 1, found 0")?;
         self.positive(sampler.guidance, "sampler.guidance")?;

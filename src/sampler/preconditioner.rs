@@ -10,6 +10,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::conjugate_gradient::dot;
 use crate::Result;
 use crate::forward::{Latent, Likelihood, Linearized};
 
@@ -78,11 +79,12 @@ impl Preconditioner {
         Ok(Preconditioner { linear, basis, removed })
     }
 
-    /// M^-1 r, `[B, C, my, mx]`.
-    pub fn apply(&self, residual: &Tensor) -> Result<Tensor> {
+    /// M^-1 r, `[B, C, my, mx]`, and r^T Q r, the square of r in units of the noise, `[B, 1, 1, 1]`.
+    pub fn apply(&self, residual: &Tensor) -> Result<(Tensor, Tensor)> {
         let size = residual.size();
         let along = residual.f_reshape([size[0], -1])?.f_matmul(&self.basis.f_tr()?)?.f_mul(&self.removed)?;
         let weighted = self.linear.precision(residual)?;
-        Ok(weighted.f_sub(&along.f_matmul(&self.basis)?.f_view(size.as_slice())?)?)
+        let squared = dot(residual, &weighted)?;
+        Ok((weighted.f_sub(&along.f_matmul(&self.basis)?.f_view(size.as_slice())?)?, squared))
     }
 }

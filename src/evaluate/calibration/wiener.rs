@@ -16,10 +16,10 @@ use crate::Result;
 use crate::forward::{Latent, Likelihood};
 use crate::prior::Covariance;
 use crate::random::BlockNoise;
-use crate::sampler::conjugate_gradient::{Stop, solve};
+use crate::sampler::conjugate_gradient::{Stop, dot, solve};
 
 /// A rough solution is as good a reference as an exact one.
-const STOP: Stop = Stop { tolerance: 1e-2, iterations: 100 };
+const STOP: Stop = Stop { tolerance: 1.0, iterations: 100 };
 
 /// One draw, `[1, C, n, n]`, by key.
 pub fn reference(setting: &Setting, likelihood: &dyn Likelihood, noise: &BlockNoise, device: Device) -> Result<Tensor> {
@@ -45,7 +45,12 @@ pub fn reference(setting: &Setting, likelihood: &dyn Likelihood, noise: &BlockNo
         let back = spread(covariance, &linear.adjoint(w)?.image)?;
         Ok(linear.apply(&at(back, &still)?)?.f_add(&linear.covariance(w)?)?)
     };
-    let (w, _) = solve(&rhs, STOP, |residual| linear.precision(residual), apply)?;
+    let precondition = |residual: &Tensor| -> Result<(Tensor, Tensor)> {
+        let weighted = linear.precision(residual)?;
+        let squared = dot(residual, &weighted)?;
+        Ok((weighted, squared))
+    };
+    let (w, _) = solve(&rhs, STOP, precondition, apply)?;
     Ok(mean.f_add(&shift)?.f_add(&spread(covariance, &linear.adjoint(&w)?.image)?)?)
 }
 
