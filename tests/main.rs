@@ -2,6 +2,8 @@
 
 #[path = "suite/calibration.rs"]
 mod calibration;
+#[path = "suite/catalogue.rs"]
+mod catalogue;
 #[path = "suite/common.rs"]
 mod common;
 #[path = "suite/crash.rs"]
@@ -26,3 +28,5 @@ mod products;
 mod simulate;
 #[path = "suite/slurm.rs"]
 mod slurm;
+#[path = "suite/statmorph.rs"]
+mod statmorph;

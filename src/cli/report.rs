@@ -9,7 +9,7 @@ use super::DONE;
 use crate::io::hdf5::Reader;
 use crate::io::publish::publish_path;
 use crate::product::export::Names;
-use crate::product::run::products;
+use crate::product::run::{missing, products};
 use crate::product::{ObjectRecord, RecordArray, Shard, Status};
 use crate::report::object_picture;
 use crate::report::table::{self, Line};
@@ -92,6 +92,9 @@ pub fn run(args: Args) -> Result<i32> {
         print!("{}", table::text(&lines));
         let failed = lines.iter().filter(|line| line.status == "failed").count();
         println!("\n{} objects, {failed} failed; pictures and tables are in {}", lines.len(), out.display());
+        if let Some(missing) = missing(place)? {
+            println!("{missing}");
+        }
     }
     Ok(DONE)
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::optics::PITCH;
 use super::{SimulateOptions, SimulatedObject};
 use crate::config::{
-    CatalogConfig, ColumnsConfig, Config, DataConfig, DeviceKind, NeighbourConfig, NoiseConfig, NoiseModel,
-    NuisanceConfig, PosteriorConfig, PriorConfig, RunConfig, SamplerConfig, SurveyConfig,
+    CatalogConfig, ColumnsConfig, Config, DataConfig, DeviceKind, FlagsConfig, NeighbourConfig, NoiseConfig,
+    NoiseModel, NuisanceConfig, PosteriorConfig, PriorConfig, RunConfig, SamplerConfig, SurveyConfig,
 };
 use crate::io::fits::{Keyword, NewImage, Pixels, write_images};
 use crate::io::hdf5::Writer;
@@ -203,6 +203,7 @@ impl<'a> Survey<'a> {
             prior: PriorConfig { path: prior },
             sampler: SamplerConfig::default(),
             posterior: PosteriorConfig { samples: options.samples, ..PosteriorConfig::default() },
+            flags: FlagsConfig::default(),
             run: RunConfig { device: DeviceKind::Cpu, threads: 1, ..RunConfig::default() },
         })
     }
