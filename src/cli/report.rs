@@ -1,16 +1,16 @@
 //! `unseeing report`: draws pictures and tables of a survey.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
 use super::DONE;
-use crate::io::hdf5::Reader;
+use crate::evaluate::truths::Truths;
 use crate::io::publish::publish_path;
 use crate::product::export::Names;
 use crate::product::run::{missing, products};
-use crate::product::{ObjectRecord, RecordArray, Shard, Status};
+use crate::product::{ObjectRecord, Shard, Status};
 use crate::report::object_picture;
 use crate::report::table::{self, Line};
 use crate::{Error, Result};
@@ -105,29 +105,4 @@ fn line(record: &ObjectRecord, shard: &Shard, seconds: Option<f64>, picture: Opt
 
 fn write(path: &Path, text: &str) -> Result<()> {
     publish_path(path, |temporary| std::fs::write(temporary, text).map_err(|error| Error::file(path, error)))
-}
-
-/// Truths of simulated objects.
-struct Truths {
-    reader: Reader,
-    rows: HashMap<String, usize>,
-    shape: Vec<usize>,
-}
-
-impl Truths {
-    fn open(path: &Path) -> Result<Truths> {
-        let reader = Reader::open(path)?;
-        let rows = reader.read_texts("id")?.into_iter().enumerate().map(|(row, id)| (id, row)).collect();
-        let shape = reader.info("flux")?.0;
-        if shape.len() != 4 {
-            return Err(Error::file(path, format!("`flux` has shape {shape:?}, not [object, band, pixel, pixel]")));
-        }
-        Ok(Truths { reader, rows, shape })
-    }
-
-    fn of(&self, id: &str) -> Result<Option<RecordArray>> {
-        let Some(&row) = self.rows.get(id) else { return Ok(None) };
-        let values = self.reader.read_rows::<f32>("flux", row..row + 1)?;
-        Ok(Some(RecordArray { shape: self.shape[1..].to_vec(), values }))
-    }
 }

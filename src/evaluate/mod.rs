@@ -1,7 +1,9 @@
 //! Experiments: whether samplers are calibrated, whether prior and sampler are consistent, and whether this machine keeps the bits.
 
 pub mod ranks;
+pub mod recovery;
 pub mod statistics;
+pub mod truths;
 
 pub mod calibration;
 pub mod consistency;

@@ -87,8 +87,8 @@ impl Catalogue {
                 catalogue.quantities.push(Quantity { key, name, dataset });
             }
         }
-        // One magnitude (the middle band, as in reports), all colours, size, concentration and shape.
-        let magnitude = format!("magnitude_{}", meta.bands.len() / 2);
+        // The magnitude in the reference band, all colours, size, concentration and shape.
+        let magnitude = format!("magnitude_{}", meta.reference);
         let is_main = |quantity: &Quantity| {
             let name = quantity.dataset.name;
             quantity.key == magnitude || ["colour", "r50", "concentration", "e1", "e2"].contains(&name)

@@ -203,7 +203,7 @@ pub const DATASETS: &[Dataset] = &[
         "predictive_p",
         NONE,
         "",
-        "posterior-predictive p: how often fresh noise would have a larger chi^2, mean over draws; all pixels that count",
+        "posterior-predictive p: how often fresh noise would exceed the draws' mean chi^2; away from the field's edge",
     ),
     scalar(
         "predictive_p_galaxy",
@@ -215,7 +215,7 @@ pub const DATASETS: &[Dataset] = &[
         "residual_power",
         &[Axis::Band, Axis::Frequency],
         "",
-        "power of the residuals over that of the noise, in 8 equal bins from 0 to 1/2 cycle per pixel; about 1",
+        "power of the residuals over that of the noise, in 8 equal bins from 0 to 1/2 cycle per pixel; 1 or a little less",
     ),
     scalar(
         "prior_tail",
@@ -225,7 +225,12 @@ pub const DATASETS: &[Dataset] = &[
     ),
     scalar("kron_flux", BAND, "nJy", "flux of the observation in a Kron aperture, at least kron_flux_error"),
     scalar("kron_flux_error", BAND, "nJy", "standard deviation of that flux"),
-    scalar("aperture_flux", BAND, "nJy", "flux of the observation within 1.5 arcsec of the target, usable pixels only"),
+    scalar(
+        "aperture_flux",
+        BAND,
+        "nJy",
+        "flux of the observation within 1.5 arcsec of the target, without masked pixels and the field's edge",
+    ),
     scalar("aperture_flux_error", BAND, "nJy", "standard deviation of that flux from the sky noise"),
     scalar("aperture_flux_model", BAND, "nJy", "flux of the predicted observation on the same pixels"),
     image("mean", PRODUCT, Rounding::PosteriorSd, "nJy / pixel", "posterior mean of the sharp, noise-free galaxy"),

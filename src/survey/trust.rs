@@ -1,7 +1,7 @@
 //! How far an object's result can be trusted: variance ratios, posterior-predictive p, power of the residuals, likeness to
 //! the prior, photometry of the input against that of the model; and the flags that follow from them.
 
-use super::object_record::{Geometry, column, indexed};
+use super::object_record::{Geometry, indexed};
 use crate::Result;
 use crate::config::{FlagsConfig, NoiseModel};
 use crate::observe::{Autocovariance, Band, Observation};
@@ -29,7 +29,7 @@ pub struct Evidence<'a> {
     /// Variance of the noise, and of the predicted observation over draws.
     pub variance: &'a [f32],
     pub model_variance: &'a [f64],
-    /// Whether a pixel counts, and whether the galaxy outshines the noise there.
+    /// Whether a pixel counts and the field's edge hardly matters there, and whether the galaxy outshines the noise besides.
     pub counts: &'a [bool],
     pub bright: &'a [bool],
     /// Posterior and prior variance in linear flux at amplitude one, `[C, n, n]`.
@@ -58,19 +58,17 @@ pub fn judge(evidence: &Evidence) -> Result<(Vec<(String, f64)>, u32)> {
         let counts = pixels.chunks(plane).map(|plane| plane.iter().filter(|on| **on).count() as f64);
         predictive::freedom(&counts.zip(bands.iter().map(correlation)).collect::<Vec<_>>())
     };
-    let chi2 = column(evidence.node, "reduced_chi2");
-    let whole = freedom(evidence.counts);
-    let p: f64 = chi2.iter().map(|&chi2| predictive::exceedance(f64::from(chi2), whole)).sum();
-    put(&mut scalars, "predictive_p", [p / chi2.len() as f64]);
-    let inside = || (0..evidence.bright.len()).filter(|&index| evidence.bright[index]);
-    let count = inside().count() as f64;
-    let squares: f64 = inside()
-        .map(|index| {
+    // The mean over draws of the squared residual is that of the mean plus the draws' variance.
+    let p = |pixels: &[bool]| {
+        let squares = (0..pixels.len()).filter(|&index| pixels[index]).map(|index| {
             let residual = f64::from(evidence.data[index]) - f64::from(evidence.model[index]);
             (residual * residual + evidence.model_variance[index]) / f64::from(evidence.variance[index])
-        })
-        .sum();
-    let in_galaxy = predictive::exceedance(squares / count, freedom(evidence.bright));
+        });
+        let count = pixels.iter().filter(|on| **on).count() as f64;
+        predictive::exceedance(squares.sum::<f64>() / count, freedom(pixels))
+    };
+    let in_galaxy = p(evidence.bright);
+    put(&mut scalars, "predictive_p", [p(evidence.counts)]);
     put(&mut scalars, "predictive_p_galaxy", [in_galaxy]);
     flag(Flag::PoorPrediction, in_galaxy < thresholds.predictive_p);
 

@@ -18,6 +18,7 @@ pub fn meta() -> ShardMeta {
         survey: "test".into(),
         seed: 7,
         bands: vec!["g".into(), "r".into(), "i".into()],
+        reference: 1,
         size: SIZE,
         pixel_kpc: 0.4,
         samples: SAMPLES,

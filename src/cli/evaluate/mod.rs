@@ -6,6 +6,7 @@ use crate::Result;
 
 mod calibration;
 mod consistency;
+mod recovery;
 
 /// Arguments of `unseeing evaluate`.
 #[derive(ClapArgs)]
@@ -22,6 +23,9 @@ enum Test {
     /// Samplers against exact posteriors and simulated truths: coverage, ranks, distances, cost. Alone or under mpirun;
     /// what was interrupted is continued
     Calibration(calibration::Args),
+    /// The products of a simulated survey against its truths: bias and pull of fluxes, sizes, shapes and colours, shear
+    /// response, blank sky
+    Recovery(recovery::Args),
 }
 
 impl Args {
@@ -36,5 +40,6 @@ pub fn run(args: Args) -> Result<i32> {
     match args.test {
         Test::Consistency(args) => consistency::run(&args),
         Test::Calibration(args) => calibration::run(&args),
+        Test::Recovery(args) => recovery::run(&args),
     }
 }
