@@ -6,6 +6,7 @@ pub mod statistics;
 pub mod truths;
 
 pub mod calibration;
+pub mod compare;
 pub mod consistency;
 pub mod determinism;
 pub mod mock;

@@ -3,6 +3,7 @@
 pub mod canvas;
 pub mod chart;
 pub mod colour;
+pub mod compare;
 pub mod font;
 pub mod grid;
 pub mod object;
@@ -10,5 +11,6 @@ pub mod table;
 
 pub use canvas::Canvas;
 pub use chart::{Chart, Series};
+pub use compare::compare_picture;
 pub use grid::grid_picture;
 pub use object::object_picture;
