@@ -10,6 +10,8 @@ mod common;
 mod crash;
 #[path = "suite/doctor.rs"]
 mod doctor;
+#[path = "suite/evaluate.rs"]
+mod evaluate;
 #[path = "suite/import.rs"]
 mod import;
 #[path = "suite/inputs.rs"]

@@ -12,6 +12,7 @@ use crate::product::export::Names;
 use crate::product::run::{missing, products};
 use crate::product::{ObjectRecord, Shard, Status};
 use crate::report::object_picture;
+use crate::report::page;
 use crate::report::table::{self, Line};
 use crate::{Error, Result};
 
@@ -85,14 +86,19 @@ pub fn run(args: Args) -> Result<i32> {
     let json = serde_json::to_string_pretty(&lines).map_err(|error| Error::internal(error.to_string()))?;
     write(&out.join("table.csv"), &table::csv(&lines))?;
     write(&out.join("table.json"), &json)?;
-    write(&out.join("index.html"), &table::html(&place.display().to_string(), &lines))?;
+    let missing = missing(place)?.map(|missing| missing.to_string());
+    // Few pictures go into the page; many stay beside it, and are loaded as they are looked at.
+    let embed = lines.len() <= page::EMBEDDED;
+    let picture = |line: &Line| std::fs::read(out.join(line.picture.as_ref().filter(|_| embed)?)).ok();
+    let html = page::html(&place.display().to_string(), &lines, missing.as_deref(), &picture)?;
+    write(&out.join("index.html"), &html)?;
     if args.json {
         println!("{json}");
     } else {
         print!("{}", table::text(&lines));
         let failed = lines.iter().filter(|line| line.status == "failed").count();
         println!("\n{} objects, {failed} failed; pictures and tables are in {}", lines.len(), out.display());
-        if let Some(missing) = missing(place)? {
+        if let Some(missing) = missing {
             println!("{missing}");
         }
     }

@@ -9,6 +9,7 @@ pub mod calibration;
 pub mod compare;
 pub mod consistency;
 pub mod determinism;
+pub mod dominance;
 pub mod mock;
 pub mod selftest;
 pub mod simulate;

@@ -3,7 +3,7 @@
 use crate::{Error, Result};
 
 /// Radius of the paper's scalar ratio, pixels.
-const PAPER_RADIUS: f64 = 30.0;
+pub const PAPER_RADIUS: f64 = 30.0;
 
 /// Posterior / prior variance, pixel by pixel, of the flux at amplitude one (so the amplitude's own spread, which the
 /// prior does not know, does not enter). Both in the same units; NaN where the prior has no variance.
