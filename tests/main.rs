@@ -26,6 +26,8 @@ mod posterior;
 mod prior;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/report.rs"]
+mod report;
 #[path = "suite/simulate.rs"]
 mod simulate;
 #[path = "suite/slurm.rs"]

@@ -38,8 +38,8 @@ pub fn run(args: Args) -> Result<i32> {
             let what = format!("its attributes differ from those of {}: not one survey", first.path.display());
             return Err(Error::file(&product.path, what));
         }
-        for index in 0..shard.len() {
-            catalogue.push(&shard.numbers(index)?);
+        for record in shard.all_numbers() {
+            catalogue.push(&record?);
         }
         objects += shard.len();
         failed += shard.failed();

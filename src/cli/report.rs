@@ -63,13 +63,15 @@ pub fn run(args: Args) -> Result<i32> {
     let (mut lines, mut names) = (Vec::new(), Names::default());
     for product in &products {
         let shard = Shard::open(&product.path)?;
-        for (index, id) in shard.ids().iter().enumerate() {
-            if !args.only.is_empty() && !wanted.remove(id.as_str()) {
+        for (index, record) in shard.all_numbers().enumerate() {
+            let mut record = record?;
+            if !args.only.is_empty() && !wanted.remove(record.id.as_str()) {
                 continue;
             }
-            let record = shard.record(index)?;
             let mut picture = None;
             if record.status == Status::Done && !args.no_pictures {
+                record = shard.record(index)?;
+                let id = &record.id;
                 let truth = truths.as_ref().map(|truths| truths.of(id)).transpose()?.flatten();
                 let name = names.name(id, "png");
                 object_picture(&record, &shard.meta.bands, truth.as_ref())?.save(&out.join(&name))?;

@@ -97,8 +97,8 @@ fn compare(run: &Path, truth: &Path) -> Result<(Vec<Object>, Vec<f64>, ShardMeta
     let (mut objects, mut errors, mut meta) = (Vec::new(), Vec::new(), None);
     for product in products(run)? {
         let shard = Shard::open(&product.path)?;
-        for index in 0..shard.len() {
-            let record = shard.numbers(index)?;
+        for record in shard.all_numbers() {
+            let record = record?;
             let Some(truth) = truths.of(&record.id)? else {
                 return Err(Error::file(truth, format!("there is no truth of object {}", record.id)));
             };
