@@ -108,13 +108,16 @@ fn relative(name: &str) -> bool {
     name.starts_with("flux") || ["r20", "r50", "r80"].contains(&name)
 }
 
+/// What objects are binned by.
+type Value = fn(&Object) -> f64;
+
 /// Rows for every quantity that was compared, by observed S/N and by size over PSF; bins with fewer than three objects are
 /// left out. `flagged` are flags whose objects are left out.
 pub fn rows(objects: &[Object], flagged: u32) -> Vec<Row> {
     let kept: Vec<&Object> = objects.iter().filter(|object| object.flags & flagged == 0).collect();
     let mut rows = Vec::new();
     let names: Vec<&String> = kept.first().map_or(Vec::new(), |object| object.quantities.keys().collect());
-    let by: [(&str, &[f64], fn(&Object) -> f64); 2] = [
+    let by: [(&str, &[f64], Value); 2] = [
         ("observed S/N", &SIGNAL_BINS, |object| object.signal_to_noise),
         ("size / PSF", &SIZE_BINS, |object| object.size_over_psf),
     ];

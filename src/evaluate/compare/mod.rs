@@ -24,7 +24,8 @@ pub struct Observed {
     pub field: Field,
     pub psf: Psf,
     pub operator: SamplingOperator,
-    /// nJy per detector pixel, the posterior's sky level removed; `[1, 1, my, mx]`.
+    /// nJy per detector pixel, as calibrated: the posterior's own sky level is not taken off, for the other methods do not
+    /// know it; `[1, 1, my, mx]`.
     pub data: Tensor,
     /// 1 / variance, 0 where masked.
     pub weight: Tensor,
@@ -61,12 +62,11 @@ impl Observed {
         };
         let plane = rows * columns;
         let part = |values: &[f32]| values[band * plane..(band + 1) * plane].to_vec();
-        let sky = record.vector("sky").get(band).copied().unwrap_or(0.0);
         let on = part(&mask.values);
         let data: Vec<f64> = part(&image.values)
             .iter()
             .zip(&on)
-            .map(|(value, on)| if *on > 0.0 { f64::from(*value) - sky } else { 0.0 })
+            .map(|(value, on)| if *on > 0.0 { f64::from(*value) } else { 0.0 })
             .collect();
         let weight: Vec<f64> = part(&variance.values)
             .iter()
