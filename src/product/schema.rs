@@ -6,7 +6,7 @@ use crate::io::hdf5::Kind;
 /// What the format is called in a file's `format` attribute.
 pub const FORMAT: &str = "unseeing products";
 /// Raised when a dataset changes its meaning; new datasets alone do not raise it.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 
 /// An axis of a dataset. All but the first axis of a dataset are of these; the first is the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
