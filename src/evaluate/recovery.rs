@@ -134,6 +134,8 @@ pub fn rows(objects: &[Object], flagged: u32) -> Vec<Row> {
                     .filter(inside)
                     .filter_map(|object| object.quantities.get(*name).copied())
                     .filter(|[truth, mean, sd]| truth.is_finite() && mean.is_finite() && *sd > 0.0)
+                    // Nothing is relative to nothing: blank sky has a summary of its own.
+                    .filter(|[truth, _, _]| !relative(name) || *truth > 0.0)
                     .collect();
                 if found.len() < 3 {
                     continue;

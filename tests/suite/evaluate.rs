@@ -65,6 +65,25 @@ fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
     }
 }
 
+/// Where there is nothing, the result says so: a flag, and a flux that is no more than the noise of an aperture allows.
+#[test]
+fn evaluate_blank_sky_is_flagged() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--galaxies", "blank", "--objects", "2", "--samples", "4", "--redshift", "0.4,0.5"];
+    let survey = survey(folder.path(), "survey", &options, 8);
+    let (run, truth) = (survey.join("run"), survey.join("truth.hdf5"));
+    let report = json(unseeing().args(["evaluate", "recovery"]).arg(&run).arg("--truth").arg(&truth));
+    let blank = &report["blank"];
+    assert_eq!((&blank["objects"], &blank["not_detected"]), (&2.into(), &1.0.into()), "{report}");
+    assert!(blank["flux_over_kron_error"]["value"].as_f64().unwrap().abs() < 3.0, "{blank}");
+    assert_eq!(report["rows"].as_array().unwrap().len(), 0, "there is no truth to compare with");
+    let csv = folder.path().join("c.csv");
+    let made = unseeing().arg("catalogue").arg(&run).arg("--out").arg(&csv).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let text = std::fs::read_to_string(csv).unwrap();
+    assert_eq!(text.lines().skip(1).filter(|line| line.contains("not_detected")).count(), 2, "{text}");
+}
+
 #[test]
 fn evaluate_dominance_follows_the_magnitude() {
     let folder = tempfile::tempdir().unwrap();
