@@ -122,11 +122,15 @@ fn plot(rows: &[Row]) -> Result<crate::report::Canvas> {
     for row in rows.iter().filter(|row| row.binned_by == "observed S/N") {
         // The last bin has no upper edge, the first none on a logarithmic axis.
         let low = if row.low > 0.0 { row.low } else { 5.0 };
-        let point = ((low * row.high.unwrap_or(4.0 * low)).sqrt(), row.pull.value);
-        match series.iter_mut().find(|series| series.name == row.quantity) {
-            Some(series) => series.points.push(point),
-            None => series.push(Series { name: row.quantity.clone(), points: vec![point] }),
-        }
+        let middle = (low * row.high.unwrap_or(4.0 * low)).sqrt();
+        let index = series.iter().position(|series| series.name == row.quantity).unwrap_or_else(|| {
+            series.push(Series { name: row.quantity.clone(), points: Vec::new() });
+            series.len() - 1
+        });
+        // Beside each other, and each with its error bar: up, down and back.
+        let x = middle * 1.03f64.powi(index as i32);
+        let bar = [0.0, 1.0, -1.0, 0.0].map(|errors| (x, row.pull.value + errors * row.pull.error));
+        series[index].points.extend(bar);
     }
     chart.draw(&series)
 }
