@@ -16,7 +16,7 @@ help: ## Tells what there is to make
 setup: .stamps/system .stamps/rust ## System packages, Rust, libtorch
 	@tools/setup.sh libtorch
 
-setup-tests: setup .stamps/tests ## What the tests need besides: Slurm, a Python with h5py
+setup-tests: setup .stamps/tests ## What the tests need besides: Slurm, a Python with h5py, astropy and statmorph
 	@tools/setup.sh python >/dev/null
 
 build: setup ## The program: target/release/unseeing

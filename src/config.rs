@@ -28,6 +28,8 @@ pub struct Config {
     #[serde(default)]
     pub posterior: PosteriorConfig,
     #[serde(default)]
+    pub flags: FlagsConfig,
+    #[serde(default)]
     pub run: RunConfig,
 }
 
@@ -277,6 +279,39 @@ pub struct PosteriorConfig {
 impl Default for PosteriorConfig {
     fn default() -> Self {
         PosteriorConfig { samples: 256, block: 16, keep_draws: 0 }
+    }
+}
+
+/// Thresholds of the objects' flags; what they are for is in the flags' meanings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlagsConfig {
+    pub upsampling: f64,
+    pub high_chi2: f64,
+    pub at_edge: f64,
+    pub good_pixels: f64,
+    pub lost_draws: f64,
+    pub predictive_p: f64,
+    pub unlike_prior: f64,
+    pub aperture: f64,
+    pub residual_power: f64,
+    pub detection: f64,
+}
+
+impl Default for FlagsConfig {
+    fn default() -> Self {
+        FlagsConfig {
+            upsampling: 3.0,
+            high_chi2: 1.5,
+            at_edge: 3.0,
+            good_pixels: 0.5,
+            lost_draws: 10.0,
+            predictive_p: 0.001,
+            unlike_prior: 0.005,
+            aperture: 5.0,
+            residual_power: 3.0,
+            detection: 3.0,
+        }
     }
 }
 

@@ -2,12 +2,16 @@
 
 #[path = "suite/calibration.rs"]
 mod calibration;
+#[path = "suite/catalogue.rs"]
+mod catalogue;
 #[path = "suite/common.rs"]
 mod common;
 #[path = "suite/crash.rs"]
 mod crash;
 #[path = "suite/doctor.rs"]
 mod doctor;
+#[path = "suite/evaluate.rs"]
+mod evaluate;
 #[path = "suite/import.rs"]
 mod import;
 #[path = "suite/inputs.rs"]
@@ -22,7 +26,11 @@ mod posterior;
 mod prior;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/report.rs"]
+mod report;
 #[path = "suite/simulate.rs"]
 mod simulate;
 #[path = "suite/slurm.rs"]
 mod slurm;
+#[path = "suite/statmorph.rs"]
+mod statmorph;

@@ -5,7 +5,7 @@
 #   tools/setup.sh tests      system packages for the tests: a Slurm to run the batch scripts on
 #   tools/setup.sh rust       the Rust toolchain, where there is none or one that is too old
 #   tools/setup.sh libtorch   libtorch (tools/libtorch.sh), and .cargo/config.toml that tells cargo where it is
-#   tools/setup.sh python     a Python with h5py, numpy and astropy, which the tests read products with; prints its path
+#   tools/setup.sh python     a Python with h5py, astropy and statmorph, which the tests read products with; prints its path
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -78,16 +78,16 @@ libtorch() {
 }
 
 python() {
-  local venv
+  local venv packages=(h5py numpy astropy statmorph)
   if [ -n "${UNSEEING_PYTHON:-}" ]; then echo "$UNSEEING_PYTHON"; return 0; fi
   venv=$(cache)/python
-  if [ ! -f "$venv/.complete" ]; then
-    say "making a Python environment with h5py, numpy and astropy"
-    rm -rf "$venv"
+  # The stamp lists what was installed, so that a longer list is noticed.
+  if [ "$(cat "$venv/.complete" 2>/dev/null)" != "${packages[*]}" ]; then
+    say "making a Python environment with ${packages[*]}"
     mkdir -p "$(dirname "$venv")"
-    python3 -m venv "$venv" >&2 || die "python3 cannot make a virtual environment: install python3-venv"
-    "$venv/bin/pip" install --quiet h5py numpy astropy >&2 || die "pip could not fetch h5py, numpy and astropy: see above"
-    touch "$venv/.complete"
+    [ -x "$venv/bin/pip" ] || python3 -m venv "$venv" >&2 || die "python3 cannot make a virtual environment: install python3-venv"
+    "$venv/bin/pip" install --quiet "${packages[@]}" >&2 || die "pip could not fetch ${packages[*]}: see above"
+    echo "${packages[*]}" >"$venv/.complete"
   fi
   echo "$venv/bin/python"
 }

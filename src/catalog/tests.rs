@@ -170,13 +170,13 @@ fn extinction_and_redshift_error_columns() {
 fn fits_tables_give_the_same_targets() {
     let mut files = Files::new();
     let columns = [
-        NewColumn { name: "Object_ID", cells: Cells::Integers(vec![Some(43158464205185583), Some(-7), None]) },
-        NewColumn { name: "RA", cells: Cells::Floats(vec![150.45538248887215, 1.0, 2.0]) },
-        NewColumn { name: "DEC", cells: Cells::Floats(vec![2.3885348591602895, 1.0, 2.0]) },
-        NewColumn { name: "ZPHOT", cells: Cells::Floats(vec![0.2, f64::NAN, 0.1]) },
-        NewColumn { name: "field", cells: Cells::Texts(vec!["cosmos ".into(), "".into(), "deep2".into()]) },
+        NewColumn::new("Object_ID", Cells::Integers(vec![Some(43158464205185583), Some(-7), None])),
+        NewColumn::new("RA", Cells::Floats(vec![150.45538248887215, 1.0, 2.0])),
+        NewColumn::new("DEC", Cells::Floats(vec![2.3885348591602895, 1.0, 2.0])),
+        NewColumn::new("ZPHOT", Cells::Floats(vec![0.2, f64::NAN, 0.1])),
+        NewColumn::new("field", Cells::Texts(vec!["cosmos ".into(), "".into(), "deep2".into()])),
     ];
-    write_table(&files.folder.path().join("a.fits"), &columns).unwrap();
+    write_table(&files.folder.path().join("a.fits"), &columns, &[]).unwrap();
     files.paths = vec!["a.fits".into()];
     files.columns = "id = 'object_id'\nredshift = 'zphot'".into();
     files.image = "{field}-{band}.fits".into();
@@ -202,8 +202,8 @@ fn fits_files_that_are_no_catalogue_are_errors_not_panics() {
     let message = files.error();
     assert!(message.contains("a.fits: no HDU holds a table") && message.contains("`X` (image [4, 4])"), "{message}");
     let numbers = || Cells::Floats(vec![1.0; 10_000]);
-    let columns = ["id", "ra", "dec", "z"].map(|name| NewColumn { name, cells: numbers() });
-    write_table(&path, &columns).unwrap();
+    let columns = ["id", "ra", "dec", "z"].map(|name| NewColumn::new(name, numbers()));
+    write_table(&path, &columns, &[]).unwrap();
     let message = files.error();
     assert!(message.contains("no column `redshift`; the columns are id, ra, dec, z"), "{message}");
     files.columns = "id = 'id'\nredshift = 'z'".into();
@@ -265,13 +265,13 @@ fn a_million_rows_stay_small() {
     drop(out);
     let ids = (0..MILLION as i64).map(Some).collect();
     let columns = [
-        NewColumn { name: "id", cells: Cells::Integers(ids) },
-        NewColumn { name: "ra", cells: Cells::Floats(vec![150.0; MILLION]) },
-        NewColumn { name: "dec", cells: Cells::Floats(vec![2.0; MILLION]) },
-        NewColumn { name: "redshift", cells: Cells::Floats(vec![0.5; MILLION]) },
-        NewColumn { name: "field", cells: Cells::Texts(vec!["cosmos".into(); MILLION]) },
+        NewColumn::new("id", Cells::Integers(ids)),
+        NewColumn::new("ra", Cells::Floats(vec![150.0; MILLION])),
+        NewColumn::new("dec", Cells::Floats(vec![2.0; MILLION])),
+        NewColumn::new("redshift", Cells::Floats(vec![0.5; MILLION])),
+        NewColumn::new("field", Cells::Texts(vec!["cosmos".into(); MILLION])),
     ];
-    write_table(&files.folder.path().join("b.fits"), &columns).unwrap();
+    write_table(&files.folder.path().join("b.fits"), &columns, &[]).unwrap();
     drop(columns);
     files.image = "{field}/{id}-{band}.fits".into();
     for name in ["a.csv", "b.fits"] {

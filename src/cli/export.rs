@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 use super::{DONE, SOME_FAILED};
 use crate::product::Shard;
 use crate::product::export::{Names, export_fits};
-use crate::product::run::products;
+use crate::product::run::{missing, products};
 use crate::{Error, Result};
 
 /// Arguments of `unseeing export`.
@@ -57,10 +57,15 @@ pub fn run(args: Args) -> Result<i32> {
         missing.sort_unstable();
         return Err(Error::usage(format!("{}: no such objects: {}", args.run.display(), missing.join(", "))));
     }
+    let missing = missing(&args.run)?;
     if args.json {
-        println!("{:#}", serde_json::json!({ "written": written, "failed": failed }));
+        let unfinished = missing.map(|missing| missing.objects);
+        println!("{:#}", serde_json::json!({ "written": written, "failed": failed, "unfinished": unfinished }));
     } else {
         println!("{} objects are in {}; {} have no images", written.len(), out.display(), failed.len());
+        if let Some(missing) = missing {
+            println!("{missing}");
+        }
     }
     Ok(if failed.is_empty() { DONE } else { SOME_FAILED })
 }

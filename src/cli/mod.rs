@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{Error, Result};
 
+mod catalogue;
 mod doctor;
 mod draw;
 mod evaluate;
@@ -43,6 +44,8 @@ enum Command {
     Verify(verify::Args),
     /// Joins the shard files of a survey into one file
     Merge(merge::Args),
+    /// Writes the summary catalogue of a survey: FITS for TOPCAT, or CSV
+    Catalogue(catalogue::Args),
     /// Writes the products of chosen objects as FITS images
     Export(export::Args),
     /// Draws pictures and tables of a survey
@@ -82,6 +85,7 @@ pub fn main() -> i32 {
         Command::Retry(args) => retry::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Catalogue(args) => catalogue::run(args),
         Command::Export(args) => export::run(args),
         Command::Report(args) => report::run(args),
         Command::Train(args) => train::run(args),

@@ -37,6 +37,9 @@ pub struct Args {
     /// Threads of the network
     #[arg(long, default_value_t = 1)]
     threads: u16,
+    /// Measures the quantities of draws (sizes, colours, ...) only, and leaves all that the sampler uses as it is
+    #[arg(long)]
+    quantities_only: bool,
     /// Write the result here instead
     #[arg(long)]
     out: Option<PathBuf>,
@@ -48,11 +51,14 @@ pub struct Args {
 pub fn run(args: Args) -> Result<i32> {
     tch::set_num_threads(i32::from(args.threads.max(1)));
     let mut prior = Prior::read(&args.prior, Device::Cpu)?;
-    // First how uncertain the network is: draws depend on it (a little), and must be those of the file that is written.
-    prior.spread = None;
-    let range = [T_MIN.max(prior.card.sigma_min), prior.card.sigma_max];
-    let some = draws(&prior, args.seed, args.steps, 0, args.count.min(SPREAD_DRAWS))?;
-    prior.spread = Some(Spread::measure(prior.denoiser.as_ref(), &prior.covariance, &some, range, args.seed, BLOCK)?);
+    if !args.quantities_only {
+        // First how uncertain the network is: draws depend on it (a little), and must be those of the file that is written.
+        prior.spread = None;
+        let range = [T_MIN.max(prior.card.sigma_min), prior.card.sigma_max];
+        let some = draws(&prior, args.seed, args.steps, 0, args.count.min(SPREAD_DRAWS))?;
+        let spread = Spread::measure(prior.denoiser.as_ref(), &prior.covariance, &some, range, args.seed, BLOCK)?;
+        prior.spread = Some(spread);
+    }
     let bytes = std::fs::read(&args.prior).map_err(|error| Error::file(&args.prior, error))?;
     let shape = prior.shape();
     let [bands, height, width] = shape;
@@ -82,8 +88,11 @@ pub fn run(args: Args) -> Result<i32> {
         let narrow: Vec<f32> = values.iter().map(|&value| value as f32).collect();
         Ok(Tensor::f_from_slice(&narrow)?.f_view(shape)?)
     };
-    let (mean, variance) = (tensor(&moments.mean)?, tensor(&moments.variance())?);
-    let measured = DrawMoments { mean, variance, draws: moments.count, spread: prior.spread, samples };
+    let (mean, variance, draws) = match args.quantities_only {
+        true => (prior.flux_mean.shallow_clone(), prior.flux_variance.shallow_clone(), prior.flux_draws),
+        false => (tensor(&moments.mean)?, tensor(&moments.variance())?, moments.count),
+    };
+    let measured = DrawMoments { mean, variance, draws, spread: prior.spread, samples };
     let written = with_flux_moments(&bytes, &measured)?;
     let out = args.out.as_ref().unwrap_or(&args.prior);
     publish_path(out, |path| std::fs::write(path, &written).map_err(|error| Error::file(path, error)))?;

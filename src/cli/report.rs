@@ -1,17 +1,18 @@
 //! `unseeing report`: draws pictures and tables of a survey.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
 use super::DONE;
-use crate::io::hdf5::Reader;
+use crate::evaluate::truths::Truths;
 use crate::io::publish::publish_path;
 use crate::product::export::Names;
-use crate::product::run::products;
-use crate::product::{ObjectRecord, RecordArray, Shard, Status};
+use crate::product::run::{missing, products};
+use crate::product::{ObjectRecord, Shard, Status};
 use crate::report::object_picture;
+use crate::report::page;
 use crate::report::table::{self, Line};
 use crate::{Error, Result};
 
@@ -62,13 +63,15 @@ pub fn run(args: Args) -> Result<i32> {
     let (mut lines, mut names) = (Vec::new(), Names::default());
     for product in &products {
         let shard = Shard::open(&product.path)?;
-        for (index, id) in shard.ids().iter().enumerate() {
-            if !args.only.is_empty() && !wanted.remove(id.as_str()) {
+        for (index, record) in shard.all_numbers().enumerate() {
+            let mut record = record?;
+            if !args.only.is_empty() && !wanted.remove(record.id.as_str()) {
                 continue;
             }
-            let record = shard.record(index)?;
             let mut picture = None;
             if record.status == Status::Done && !args.no_pictures {
+                record = shard.record(index)?;
+                let id = &record.id;
                 let truth = truths.as_ref().map(|truths| truths.of(id)).transpose()?.flatten();
                 let name = names.name(id, "png");
                 object_picture(&record, &shard.meta.bands, truth.as_ref())?.save(&out.join(&name))?;
@@ -85,13 +88,21 @@ pub fn run(args: Args) -> Result<i32> {
     let json = serde_json::to_string_pretty(&lines).map_err(|error| Error::internal(error.to_string()))?;
     write(&out.join("table.csv"), &table::csv(&lines))?;
     write(&out.join("table.json"), &json)?;
-    write(&out.join("index.html"), &table::html(&place.display().to_string(), &lines))?;
+    let missing = missing(place)?.map(|missing| missing.to_string());
+    // Few pictures go into the page; many stay beside it, and are loaded as they are looked at.
+    let embed = lines.len() <= page::EMBEDDED;
+    let picture = |line: &Line| std::fs::read(out.join(line.picture.as_ref().filter(|_| embed)?)).ok();
+    let html = page::html(&place.display().to_string(), &lines, missing.as_deref(), &picture)?;
+    write(&out.join("index.html"), &html)?;
     if args.json {
         println!("{json}");
     } else {
         print!("{}", table::text(&lines));
         let failed = lines.iter().filter(|line| line.status == "failed").count();
         println!("\n{} objects, {failed} failed; pictures and tables are in {}", lines.len(), out.display());
+        if let Some(missing) = missing {
+            println!("{missing}");
+        }
     }
     Ok(DONE)
 }
@@ -102,29 +113,4 @@ fn line(record: &ObjectRecord, shard: &Shard, seconds: Option<f64>, picture: Opt
 
 fn write(path: &Path, text: &str) -> Result<()> {
     publish_path(path, |temporary| std::fs::write(temporary, text).map_err(|error| Error::file(path, error)))
-}
-
-/// Truths of simulated objects.
-struct Truths {
-    reader: Reader,
-    rows: HashMap<String, usize>,
-    shape: Vec<usize>,
-}
-
-impl Truths {
-    fn open(path: &Path) -> Result<Truths> {
-        let reader = Reader::open(path)?;
-        let rows = reader.read_texts("id")?.into_iter().enumerate().map(|(row, id)| (id, row)).collect();
-        let shape = reader.info("flux")?.0;
-        if shape.len() != 4 {
-            return Err(Error::file(path, format!("`flux` has shape {shape:?}, not [object, band, pixel, pixel]")));
-        }
-        Ok(Truths { reader, rows, shape })
-    }
-
-    fn of(&self, id: &str) -> Result<Option<RecordArray>> {
-        let Some(&row) = self.rows.get(id) else { return Ok(None) };
-        let values = self.reader.read_rows::<f32>("flux", row..row + 1)?;
-        Ok(Some(RecordArray { shape: self.shape[1..].to_vec(), values }))
-    }
 }

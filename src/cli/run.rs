@@ -12,7 +12,9 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::cluster::{self, Comm, signals};
 use crate::device::Compute;
+use crate::posterior::morphology;
 use crate::prior::Prior;
+use crate::prior::file::draw_samples;
 use crate::survey;
 use crate::survey::engine::Engine;
 use crate::survey::product_writer::ProductWriter;
@@ -72,7 +74,8 @@ fn posterior_engine(context: &RankContext) -> Result<Box<dyn Engine>> {
     let (rank, ranks) = (context.local_rank as u32, context.local_size as u32);
     let device = Compute::open(context.config.run.device, rank, ranks, context.threads)?.device;
     let prior = Prior::from_bytes(&context.prior, device)?;
-    Ok(Box::new(GalaxyEngine::new(context.config.clone(), prior, device)?))
+    let prior_draws = draw_samples(&context.prior, &morphology::names(prior.card.bands.len()))?;
+    Ok(Box::new(GalaxyEngine::new(context.config.clone(), prior, device)?.with_prior_draws(prior_draws)))
 }
 
 /// The writer that made `file`, by its ending: so that products can be checked without knowing the engine.

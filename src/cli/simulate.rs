@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use crate::cli::DONE;
-use crate::evaluate::simulate::{Depth, SimulateOptions, simulate};
+use crate::evaluate::simulate::{Depth, Galaxies, Images, SimulateOptions, Units, simulate};
 use crate::train::procedural::Grid;
 use crate::{Error, Result};
 
@@ -59,6 +59,21 @@ pub struct Args {
     size: usize,
     #[arg(long, default_value_t = 0.8)]
     pixel_kpc: f64,
+    /// What is simulated
+    #[arg(long, value_enum, default_value = "procedural")]
+    galaxies: Galaxies,
+    /// Images for `--galaxies image` (implied): one FITS file for each band (or one for all), or an npz file with `images`
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    image: Vec<PathBuf>,
+    /// What their pixels hold
+    #[arg(long, value_enum, default_value = "flux")]
+    image_units: Units,
+    /// Their pitch in kpc
+    #[arg(long)]
+    image_kpc: Option<f64>,
+    /// Reduced shear of all galaxies, G1,G2
+    #[arg(long, value_delimiter = ',', default_value = "0,0", allow_hyphen_values = true)]
+    shear: Vec<f64>,
     /// Prints what was made as JSON
     #[arg(long)]
     json: bool,
@@ -76,6 +91,14 @@ pub fn run(args: Args) -> Result<i32> {
     let folder = args.folder.or(args.out).ok_or_else(|| Error::usage("simulate: which folder?"))?;
     // Truths are normalised in r where there is one; nothing that is written depends on it.
     let reference = args.bands.iter().position(|band| band == "r").unwrap_or(0);
+    let galaxies = if args.image.is_empty() { args.galaxies } else { Galaxies::Image };
+    let images = match (args.image.is_empty(), args.image_kpc) {
+        (true, _) => None,
+        (false, Some(pixel_kpc)) if pixel_kpc > 0.0 && pixel_kpc.is_finite() => {
+            Some(Images { paths: args.image, units: args.image_units, pixel_kpc })
+        }
+        _ => return Err(Error::usage("--image needs --image-kpc, the pitch of its pixels in kpc")),
+    };
     let options = SimulateOptions {
         folder,
         objects: args.objects,
@@ -89,17 +112,22 @@ pub fn run(args: Args) -> Result<i32> {
         empty_planes: args.empty_planes,
         prior: args.prior,
         samples: args.samples,
+        galaxies,
+        images,
+        shear: pair("shear", &args.shear)?,
     };
     let mut objects = Vec::new();
     let config = simulate(&options, |object| {
         if !args.json {
-            let kind = serde_json::to_value(object.truth.kind).unwrap_or_default();
+            let known = object.truth.as_ref().map(|truth| {
+                let kind = serde_json::to_value(truth.kind).unwrap_or_default();
+                format!("{}, r50 {:.1} kpc, ", kind.as_str().unwrap_or_default(), truth.r50_kpc)
+            });
             println!(
-                "{}: {}, z {:.3}, r50 {:.1} kpc, magnitudes {}",
+                "{}: {}z {:.3}, magnitudes {}",
                 object.id,
-                kind.as_str().unwrap_or_default(),
+                known.unwrap_or_default(),
                 object.redshift,
-                object.truth.r50_kpc,
                 object.magnitudes.iter().map(|mag| format!("{mag:.2}")).collect::<Vec<_>>().join(" ")
             );
         }

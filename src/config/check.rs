@@ -140,6 +140,26 @@ impl<'a> Checker<'a> {
         self.need(posterior.block >= 1, "posterior.block", "expected at least 1, found 0")?;
         let why = format!("cannot keep {} of {} draws", posterior.keep_draws, posterior.samples);
         self.need(posterior.keep_draws <= posterior.samples, "posterior.keep_draws", why)?;
+        let flags = &config.flags;
+        for (name, value) in [
+            ("upsampling", flags.upsampling),
+            ("high_chi2", flags.high_chi2),
+            ("at_edge", flags.at_edge),
+            ("lost_draws", flags.lost_draws),
+            ("aperture", flags.aperture),
+            ("residual_power", flags.residual_power),
+            ("detection", flags.detection),
+        ] {
+            self.positive(value, &format!("flags.{name}"))?;
+        }
+        let parts = [("good_pixels", flags.good_pixels), ("predictive_p", flags.predictive_p)];
+        for (name, value) in parts.into_iter().chain([("unlike_prior", flags.unlike_prior)]) {
+            self.need(
+                (0.0..=1.0).contains(&value),
+                &format!("flags.{name}"),
+                format!("expected 0 to 1, found {value}"),
+            )?;
+        }
         self.need(config.run.threads >= 1, "run.threads", "expected at least 1, found 0")?;
         self.positive(config.run.journal_interval, "run.journal_interval")?;
         self.positive(config.run.hang_timeout, "run.hang_timeout")?;

@@ -1,11 +1,15 @@
 //! Experiments: whether samplers are calibrated, whether prior and sampler are consistent, and whether this machine keeps the bits.
 
 pub mod ranks;
+pub mod recovery;
 pub mod statistics;
+pub mod truths;
 
 pub mod calibration;
+pub mod compare;
 pub mod consistency;
 pub mod determinism;
+pub mod dominance;
 pub mod mock;
 pub mod selftest;
 pub mod simulate;

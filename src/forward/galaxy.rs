@@ -27,6 +27,8 @@ use super::{Constraint, Latent, Likelihood, Linearized, NuisancePrior, Stretch};
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
+/// Pixels whose sky variance the edge makes larger than this factor are not among the `inner` ones.
+const INNER: f64 = 1.2;
 /// Smallest weight on the field's edge: the sky's standard deviation grows at most 20 times.
 const EDGE_WEIGHT_FLOOR: f64 = 0.05;
 
@@ -70,6 +72,7 @@ pub struct GalaxyLikelihoodInput {
 pub struct GalaxyLikelihood {
     data: Tensor,
     mask: Tensor,
+    inner: Tensor,
     nuisance: NuisancePrior,
     operator: SamplingOperator,
     noise: NoiseModel,
@@ -113,6 +116,10 @@ impl GalaxyLikelihood {
         }
         let inflation =
             if input.down_weight_edges { Some(put(&edge_inflation(&input.field, &input.psfs)?)?) } else { None };
+        let inner = match &inflation {
+            Some(inflation) => mask.f_mul(&inflation.f_le(INNER)?.f_to_kind(kind)?)?,
+            None => mask.shallow_clone(),
+        };
         let noise = NoiseModel::new(&NoiseInput {
             sky: &input.sky_noise,
             mask: &mask,
@@ -139,6 +146,7 @@ impl GalaxyLikelihood {
         Ok(GalaxyLikelihood {
             data,
             mask,
+            inner,
             nuisance,
             operator,
             noise,
@@ -147,6 +155,11 @@ impl GalaxyLikelihood {
             colours,
             psf_fwhm,
         })
+    }
+
+    /// 1 where a pixel counts and the field's edge hardly matters: there residuals are those of the model.
+    pub fn inner(&self) -> &Tensor {
+        &self.inner
     }
 
     /// Full widths at half maximum of the PSFs, arcsec, one per band.

@@ -17,24 +17,27 @@ pub enum Flag {
     FewSamples = 1 << 10,
     NonFiniteDraws = 1 << 11,
     LostDraws = 1 << 12,
+    PoorPrediction = 1 << 13,
+    UnlikePrior = 1 << 14,
+    ApertureMismatch = 1 << 15,
+    ResidualStructure = 1 << 16,
+    NotDetected = 1 << 17,
 }
 
-/// A draw is lost if its reduced chi^2 is so many times that of the median draw. Those of a posterior differ by less than 2.
-const LOST: f32 = 10.0;
-
-/// Whether one of an object's draws, given by their reduced chi^2, is no fit to its data although others are.
-pub fn any_lost(reduced_chi2: &[f32]) -> bool {
+/// Whether one of an object's draws, given by their reduced chi^2, is no fit to its data although others are: its chi^2 is
+/// more than `times` that of the median draw. Those of a posterior differ by less than 2.
+pub fn any_lost(reduced_chi2: &[f32], times: f64) -> bool {
     let mut sorted: Vec<f32> = reduced_chi2.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f32::total_cmp);
     match (sorted.get(sorted.len() / 2), sorted.last()) {
-        (Some(median), Some(largest)) => *largest > LOST * median,
+        (Some(median), Some(largest)) => f64::from(*largest) > times * f64::from(*median),
         _ => false,
     }
 }
 
 impl Flag {
     /// All flags, from the lowest bit. The values are part of the file format: never reorder, only append.
-    pub const ALL: [Flag; 13] = [
+    pub const ALL: [Flag; 18] = [
         Flag::UpsamplingBeyond3,
         Flag::NeighboursMasked,
         Flag::EdgeDownWeighted,
@@ -48,6 +51,11 @@ impl Flag {
         Flag::FewSamples,
         Flag::NonFiniteDraws,
         Flag::LostDraws,
+        Flag::PoorPrediction,
+        Flag::UnlikePrior,
+        Flag::ApertureMismatch,
+        Flag::ResidualStructure,
+        Flag::NotDetected,
     ];
 
     /// The bit.
@@ -71,28 +79,52 @@ impl Flag {
             Flag::FewSamples => "few_samples",
             Flag::NonFiniteDraws => "non_finite_draws",
             Flag::LostDraws => "lost_draws",
+            Flag::PoorPrediction => "poor_prediction",
+            Flag::UnlikePrior => "unlike_prior",
+            Flag::ApertureMismatch => "aperture_mismatch",
+            Flag::ResidualStructure => "residual_structure",
+            Flag::NotDetected => "not_detected",
         }
     }
 
-    /// What it means.
+    /// What it means. Thresholds are keys of the config's section `flags`, with their defaults in parentheses.
     pub fn meaning(self) -> &'static str {
         match self {
-            Flag::UpsamplingBeyond3 => "a detector pixel is more than 3 prior pixels wide: more upsampling than data",
+            Flag::UpsamplingBeyond3 => {
+                "a detector pixel is more than `upsampling` (3) prior pixels wide: more upsampling than data"
+            }
             Flag::NeighboursMasked => "pixels of neighbours are masked: the posterior fills them from the prior",
             Flag::EdgeDownWeighted => "edge pixels have less weight, for they receive light from outside the field",
             Flag::HighChi2 => {
-                "the reduced chi^2 of the posterior mean is above 1.5: the model does not describe the data"
+                "reduced_chi2 or reduced_chi2_galaxy is above `high_chi2` (1.5): the model does not describe the data"
             }
             Flag::RedshiftOutsidePrior => "the redshift is outside the range that the prior is meant for",
-            Flag::AmplitudeAtEdge => "the amplitude is more than 3 standard deviations from its prior's mean",
-            Flag::FewGoodPixels => "fewer than half of the pixels are usable",
+            Flag::AmplitudeAtEdge => {
+                "the amplitude is more than `at_edge` (3) standard deviations from its prior's mean"
+            }
+            Flag::FewGoodPixels => "less than `good_pixels` (0.5) of the pixels are usable",
             Flag::BadPixels => "saturated, flagged or missing pixels are masked",
-            Flag::SkyAtEdge => "a sky level is more than 3 standard deviations from zero",
+            Flag::SkyAtEdge => "a sky level is more than `at_edge` (3) standard deviations from zero",
             Flag::CutoutIncomplete => "the image does not cover the prior's field: missing pixels are masked",
             Flag::FewSamples => "fewer samples than planned",
             Flag::NonFiniteDraws => "some draws were not finite and are left out",
             Flag::LostDraws => {
-                "a draw's reduced chi^2 is above 10 times the median draw's: it is no fit, and spoils mean and variance"
+                "a draw's reduced chi^2 is above `lost_draws` (10) times the median's: no fit, it spoils mean and variance"
+            }
+            Flag::PoorPrediction => {
+                "predictive_p_galaxy is below `predictive_p` (0.001): noise does not explain the residuals in the galaxy"
+            }
+            Flag::UnlikePrior => {
+                "prior_tail is below `unlike_prior` (0.005): the prior hardly knows such galaxies, do not trust the result"
+            }
+            Flag::ApertureMismatch => {
+                "aperture_flux and aperture_flux_model differ by more than `aperture` (5) standard deviations and 2 %"
+            }
+            Flag::ResidualStructure => {
+                "residual_power at the largest scales is above `residual_power` (3): there is light that the model lacks"
+            }
+            Flag::NotDetected => {
+                "kron_flux is below `detection` (3) standard deviations in every band: the result is mostly the prior"
             }
         }
     }
@@ -114,9 +146,9 @@ mod tests {
 
     #[test]
     fn a_draw_that_is_no_fit_is_noticed() {
-        assert!(!any_lost(&[0.9, 1.0, 1.1, 9.0]) && !any_lost(&[]) && !any_lost(&[f32::NAN]));
+        assert!(!any_lost(&[0.9, 1.0, 1.1, 9.0], 10.0) && !any_lost(&[], 10.0) && !any_lost(&[f32::NAN], 10.0));
         // As found in a bright galaxy whose light one draw had put into a single pixel.
-        assert!(any_lost(&[0.98, 1.0, 1.03, 61.5]));
+        assert!(any_lost(&[0.98, 1.0, 1.03, 61.5], 10.0));
     }
 
     #[test]

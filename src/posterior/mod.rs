@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 pub mod flags;
 pub mod moments;
 pub mod morphology;
+pub mod predictive;
+pub mod residual;
 pub mod tree;
+pub mod unlike;
 pub mod variance_ratio;
 
 pub use flags::Flag;

@@ -14,6 +14,8 @@ pub struct ShardMeta {
     pub seed: u64,
     /// Bands in the order of the channels.
     pub bands: Vec<String>,
+    /// Index of the reference band, in which sizes and shapes are measured.
+    pub reference: usize,
     /// Pixels on a side of the product images.
     pub size: usize,
     /// Pitch of the product images, kpc.
@@ -59,6 +61,7 @@ impl ShardMeta {
         writer.attribute("survey", &text(&self.survey))?;
         writer.attribute("seed", &Attribute::Integer(self.seed))?;
         writer.attribute("bands", &Attribute::Texts(self.bands.clone()))?;
+        writer.attribute("reference_band", &Attribute::Integer(self.reference as u64))?;
         writer.attribute("size", &Attribute::Integer(self.size as u64))?;
         writer.attribute("pixel_kpc", &Attribute::Number(self.pixel_kpc))?;
         writer.attribute("samples", &Attribute::Integer(self.samples as u64))?;
@@ -117,6 +120,7 @@ impl ShardMeta {
             survey: reader.text_attribute("survey")?,
             seed: integer("seed")?,
             bands,
+            reference: integer("reference_band")? as usize,
             size: integer("size")? as usize,
             pixel_kpc,
             samples: integer("samples")? as usize,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod catalog;
 pub mod digest;
 pub mod export;
 pub mod merge;
@@ -13,6 +14,7 @@ pub mod run;
 pub mod schema;
 pub mod shard;
 pub mod stack;
+pub mod statistics;
 
 pub use meta::ShardMeta;
 pub use read::Shard;

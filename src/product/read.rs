@@ -1,5 +1,6 @@
 //! Reading product files: a shard, or a merged survey, which is the same with more objects.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::digest::Content;
@@ -10,6 +11,9 @@ use super::stack::Lengths;
 use super::{ObjectRecord, Status};
 use crate::io::hdf5::Reader;
 use crate::{Error, Result};
+
+/// Objects whose numbers are read at a time.
+const BLOCK: usize = 256;
 
 /// Recomputes the content digest of a product file; an error when the file claims another.
 pub fn content_digest(path: &Path) -> Result<String> {
@@ -87,45 +91,73 @@ impl Shard {
 
     /// The record of object `index`. What is NaN throughout is left out, padding is removed.
     pub fn record(&self, index: usize) -> Result<ObjectRecord> {
-        let Some(id) = self.ids.get(index) else {
-            let what = format!("there is no object number {index}: the file holds {}", self.len());
-            return Err(Error::file(self.reader.path(), what));
-        };
-        let mut record = ObjectRecord::failed(id, &self.reasons[index]);
-        record.flags = self.flags[index];
-        if self.status[index] == "done" {
-            record.status = Status::Done;
+        let mut record = self.numbers(index..index + 1)?.remove(0);
+        for dataset in self.datasets().filter(|dataset| dataset.source == Source::Array) {
+            self.read_array(dataset, index, &mut record)?;
         }
-        for dataset in schema::DATASETS.iter().filter(|dataset| self.reader.contains(&dataset.path())) {
+        Ok(record)
+    }
+
+    /// The same of many objects without their images: quickly, for tables. An error when `objects` are not in the file.
+    pub fn numbers(&self, objects: Range<usize>) -> Result<Vec<ObjectRecord>> {
+        if objects.end > self.len() {
+            let what = format!("there is no object number {}: the file holds {}", objects.end - 1, self.len());
+            return Err(Error::file(self.reader.path(), what));
+        }
+        let mut records: Vec<ObjectRecord> = objects
+            .clone()
+            .map(|index| {
+                let mut record = ObjectRecord::failed(&self.ids[index], &self.reasons[index]);
+                record.flags = self.flags[index];
+                if self.status[index] == "done" {
+                    record.status = Status::Done;
+                }
+                record
+            })
+            .collect();
+        for dataset in self.datasets() {
             let path = dataset.path();
             match dataset.source {
-                Source::Field => {}
+                Source::Field | Source::Array => {}
                 Source::Scalar => {
-                    let values = self.reader.read_rows::<f64>(&path, index..index + 1)?;
-                    match (dataset.axes.is_empty(), values.as_slice()) {
-                        (_, values) if values.iter().all(|value| value.is_nan()) => {}
-                        (true, &[value]) => record.set_scalar(dataset.name, value),
-                        _ => record.set_vector(dataset.name, &values),
+                    let values = self.reader.read_rows::<f64>(&path, objects.clone())?;
+                    let length = values.len() / records.len().max(1);
+                    for (record, values) in records.iter_mut().zip(values.chunks(length.max(1))) {
+                        match (dataset.axes.is_empty(), values) {
+                            (_, values) if values.iter().all(|value| value.is_nan()) => {}
+                            (true, &[value]) => record.set_scalar(dataset.name, value),
+                            _ => record.set_vector(dataset.name, values),
+                        }
                     }
                 }
-                Source::Array => self.read_array(dataset, index, &mut record)?,
                 Source::Sample => {
-                    let values = self.reader.read_rows::<f32>(&path, index..index + 1)?;
-                    let count = record.scalar("sample_count").map_or(self.lengths.samples, |count| count as usize);
-                    let parts = values.len() / self.lengths.samples.max(1);
-                    for part in 0..parts {
-                        let samples: Vec<f32> = values.iter().skip(part).step_by(parts).take(count).copied().collect();
-                        if !samples.iter().all(|value| value.is_nan()) {
-                            let name = dataset.name;
-                            let plain = dataset.axes.len() == 1;
-                            let name = if plain { name.to_string() } else { format!("{name}_{part}") };
-                            record.samples.push((name, samples));
-                        }
+                    let values = self.reader.read_rows::<f32>(&path, objects.clone())?;
+                    let length = values.len() / records.len().max(1);
+                    for (record, values) in records.iter_mut().zip(values.chunks(length.max(1))) {
+                        self.put_samples(dataset, values, record);
                     }
                 }
             }
         }
-        Ok(record)
+        Ok(records)
+    }
+
+    /// The datasets that the file has.
+    fn datasets(&self) -> impl Iterator<Item = &'static Dataset> {
+        schema::DATASETS.iter().filter(|dataset| self.reader.contains(&dataset.path()))
+    }
+
+    fn put_samples(&self, dataset: &Dataset, values: &[f32], record: &mut ObjectRecord) {
+        let count = record.scalar("sample_count").map_or(self.lengths.samples, |count| count as usize);
+        let parts = values.len() / self.lengths.samples.max(1);
+        for part in 0..parts {
+            let samples: Vec<f32> = values.iter().skip(part).step_by(parts).take(count).copied().collect();
+            if !samples.iter().all(|value| value.is_nan()) {
+                let (name, plain) = (dataset.name, dataset.axes.len() == 1);
+                let name = if plain { name.to_string() } else { format!("{name}_{part}") };
+                record.samples.push((name, samples));
+            }
+        }
     }
 
     fn read_array(&self, dataset: &Dataset, index: usize, record: &mut ObjectRecord) -> Result<()> {
@@ -143,6 +175,15 @@ impl Shard {
             record.set_array(dataset.name, &shape, cropped);
         }
         Ok(())
+    }
+
+    /// All objects without their images, some at a time.
+    pub fn all_numbers(&self) -> impl Iterator<Item = Result<ObjectRecord>> + '_ {
+        let blocks = (0..self.len()).step_by(BLOCK);
+        blocks.flat_map(|first| match self.numbers(first..(first + BLOCK).min(self.len())) {
+            Ok(records) => records.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error)],
+        })
     }
 
     /// The records of all objects. For files that fit into memory.

@@ -70,3 +70,48 @@ pub fn products(place: &Path) -> Result<Vec<Product>> {
     }
     Ok(products)
 }
+
+/// What of a plan is not done yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub shards: usize,
+    pub of_shards: usize,
+    pub objects: u64,
+    pub of_objects: u64,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Missing { shards, of_shards, objects, of_objects } = self;
+        write!(
+            f,
+            "not finished: {shards} of {of_shards} shards ({objects} of {of_objects} objects) have no receipt yet"
+        )
+    }
+}
+
+/// What is needed of a plan here; it says more.
+#[derive(Debug, Deserialize)]
+struct Plan {
+    objects: u64,
+    shards: Vec<serde_json::Value>,
+}
+
+/// What a run folder's plan holds beyond its receipts; `None` when it is finished, has no plan, or is a product file.
+pub fn missing(place: &Path) -> Result<Option<Missing>> {
+    let path = place.join("plan.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read(&path).map_err(|error| Error::file(&path, format!("cannot read: {error}")))?;
+    let plan: Plan =
+        serde_json::from_slice(&text).map_err(|error| Error::file(&path, format!("not a plan: {error}")))?;
+    let mut objects = plan.objects;
+    let products = products(place)?;
+    for product in &products {
+        objects = objects.saturating_sub(super::Shard::open(&product.path)?.len() as u64);
+    }
+    let shards = plan.shards.len().saturating_sub(products.len());
+    let (of_shards, of_objects) = (plan.shards.len(), plan.objects);
+    Ok((shards > 0).then_some(Missing { shards, of_shards, objects, of_objects }))
+}

@@ -6,7 +6,7 @@ use crate::io::hdf5::Kind;
 /// What the format is called in a file's `format` attribute.
 pub const FORMAT: &str = "unseeing products";
 /// Raised when a dataset changes its meaning; new datasets alone do not raise it.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 
 /// An axis of a dataset. All but the first axis of a dataset are of these; the first is the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,12 @@ pub enum Axis {
     Amplitude,
     /// The two coordinates of a WCS.
     Coordinate,
+    /// Colours: one less than the bands.
+    Colour,
+    /// Rings about the centre of the product images, two pixels wide.
+    Ring,
+    /// Bins of equal width in spatial frequency, from 0 to 1/2 cycle per pixel.
+    Frequency,
 }
 
 impl Axis {
@@ -41,6 +47,9 @@ impl Axis {
             Axis::Draw => "draw",
             Axis::Amplitude => "amplitude",
             Axis::Coordinate => "coordinate",
+            Axis::Colour => "colour",
+            Axis::Ring => "ring",
+            Axis::Frequency => "frequency",
         }
     }
 }
@@ -145,6 +154,7 @@ const MATRIX: &[Axis] = &[Axis::Coordinate, Axis::Coordinate];
 const PRODUCT: &[Axis] = &[Axis::Band, Axis::Pixel, Axis::Pixel];
 const OBSERVED: &[Axis] = &[Axis::Band, Axis::ObservedY, Axis::ObservedX];
 const SAMPLE: &[Axis] = &[Axis::Sample];
+const SAMPLE_BAND: &[Axis] = &[Axis::Sample, Axis::Band];
 
 /// Every dataset that is stacked over objects, in the order in which files hold them.
 pub const DATASETS: &[Dataset] = &[
@@ -182,6 +192,47 @@ pub const DATASETS: &[Dataset] = &[
         "",
         "posterior / prior variance as in Spagnoletti et al. 2024: stretched space, mean of bands, r <= 30 pixels",
     ),
+    scalar("variance_ratio_linear", BAND, "", "the same in linear flux at the mean amplitude, band by band"),
+    scalar(
+        "variance_ratio_profile",
+        &[Axis::Band, Axis::Ring],
+        "",
+        "the same in rings about the image's centre, 2 pixels wide, from the middle outwards; 1 where the prior decides",
+    ),
+    scalar(
+        "predictive_p",
+        NONE,
+        "",
+        "posterior-predictive p: how often fresh noise would exceed the draws' mean chi^2; away from the field's edge",
+    ),
+    scalar(
+        "predictive_p_galaxy",
+        NONE,
+        "",
+        "the same where the galaxy outshines the sky noise, at the mean chi^2 of draws",
+    ),
+    scalar(
+        "residual_power",
+        &[Axis::Band, Axis::Frequency],
+        "",
+        "power of the residuals over that of the noise, in 8 equal bins from 0 to 1/2 cycle per pixel; 1 or a little less",
+    ),
+    scalar(
+        "prior_tail",
+        NONE,
+        "",
+        "part of the interim prior's draws that are at least as unusual in colours, size and structure; small: unlike the prior",
+    ),
+    scalar("kron_flux", BAND, "nJy", "flux of the observation in a Kron aperture, at least kron_flux_error"),
+    scalar("kron_flux_error", BAND, "nJy", "standard deviation of that flux"),
+    scalar(
+        "aperture_flux",
+        BAND,
+        "nJy",
+        "flux of the observation within 1.5 arcsec of the target, without masked pixels and the field's edge",
+    ),
+    scalar("aperture_flux_error", BAND, "nJy", "standard deviation of that flux from the sky noise"),
+    scalar("aperture_flux_model", BAND, "nJy", "flux of the predicted observation on the same pixels"),
     image("mean", PRODUCT, Rounding::PosteriorSd, "nJy / pixel", "posterior mean of the sharp, noise-free galaxy"),
     image("variance", PRODUCT, Rounding::Relative, "(nJy / pixel)^2", "posterior variance of the same"),
     image(
@@ -219,15 +270,20 @@ pub const DATASETS: &[Dataset] = &[
     ),
     sample("reduced_chi2", SAMPLE, "", "reduced chi^2 of each draw"),
     sample("amplitude", &[Axis::Sample, Axis::Amplitude], "nJy", "amplitude of each draw"),
-    sample("sky", &[Axis::Sample, Axis::Band], "nJy / pixel", "sky level of each draw"),
+    sample("sky", SAMPLE_BAND, "nJy / pixel", "sky level of each draw"),
     sample("redshift", SAMPLE, "", "redshift of each draw (the catalogue's)"),
-    sample("flux", &[Axis::Sample, Axis::Band], "nJy", "flux within the field"),
-    sample("r20", SAMPLE, "kpc", "radius of the circle that holds 20 % of the reference band's flux"),
-    sample("r50", SAMPLE, "kpc", "half-light radius"),
-    sample("r80", SAMPLE, "kpc", "radius of the circle that holds 80 % of the flux"),
+    sample("flux", SAMPLE_BAND, "nJy", "flux within the field"),
+    sample("magnitude", SAMPLE_BAND, "mag", "AB magnitude of that flux"),
+    sample("colour", &[Axis::Sample, Axis::Colour], "mag", "AB colour: each band minus the next"),
+    sample("flux_3kpc", SAMPLE_BAND, "nJy", "flux within 3 kpc of the reference band's centre; NaN beyond the field"),
+    sample("flux_10kpc", SAMPLE_BAND, "nJy", "the same within 10 kpc"),
+    sample("flux_20kpc", SAMPLE_BAND, "nJy", "the same within 20 kpc"),
+    sample("r20", SAMPLE, "kpc", "radius that holds 20 % of the reference band's flux within 1.5 Petrosian radii"),
+    sample("r50", SAMPLE, "kpc", "half-light radius: the same with 50 %"),
+    sample("r80", SAMPLE, "kpc", "the same with 80 %"),
     sample("concentration", SAMPLE, "", "5 log10(r80 / r20)"),
     sample("asymmetry", SAMPLE, "", "rotational asymmetry within 1.5 Petrosian radii, at its least over centres"),
-    sample("gini", SAMPLE, "", "Gini coefficient of the pixels of the segmented galaxy"),
+    sample("gini", SAMPLE, "", "Gini coefficient of the pixels above the brightness at the Petrosian half-axis"),
     sample("m20", SAMPLE, "", "second moment of the brightest 20 % of the flux, log10, relative to the total"),
     sample("e1", SAMPLE, "", "ellipticity along the columns, from adaptive moments; not for lensing"),
     sample("e2", SAMPLE, "", "ellipticity along the diagonal, from adaptive moments; not for lensing"),

@@ -5,6 +5,8 @@ use super::digest::{Content, Values, batch_rows};
 use super::schema::{self, Axis, Dataset, Source};
 use crate::io::hdf5::{Attribute, Element, Kind, Writer};
 use crate::posterior::Flag;
+use crate::posterior::residual::BINS;
+use crate::posterior::variance_ratio::RING;
 use crate::{Error, Result};
 
 /// The lengths of the axes in one file.
@@ -32,6 +34,9 @@ impl Lengths {
             Axis::Draw => self.draws,
             Axis::Amplitude => self.amplitudes,
             Axis::Coordinate => 2,
+            Axis::Colour => self.bands.saturating_sub(1),
+            Axis::Ring => self.size / (2 * RING),
+            Axis::Frequency => BINS,
         }
     }
 

@@ -3,12 +3,17 @@
 pub mod canvas;
 pub mod chart;
 pub mod colour;
+pub mod compare;
+pub mod dominance;
 pub mod font;
 pub mod grid;
 pub mod object;
+pub mod page;
 pub mod table;
 
 pub use canvas::Canvas;
 pub use chart::{Chart, Series};
+pub use compare::compare_picture;
+pub use dominance::dominance_picture;
 pub use grid::grid_picture;
 pub use object::object_picture;

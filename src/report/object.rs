@@ -27,8 +27,8 @@ struct Panel<'a> {
     pitch: Option<f64>,
 }
 
-/// Panels side by side: observation, posterior mean, standard deviation, variance ratio, residual in standard deviations
-/// and, if given, the truth (nJy per product pixel, `[C, n, n]`). Composites share one asinh stretch of surface
+/// Panels side by side: observation, posterior mean, standard deviation, variance ratio, residual in standard deviations,
+/// a draw if one is kept and, if given, the truth (nJy per product pixel, `[C, n, n]`). Composites share one asinh stretch of surface
 /// brightness, so that they can be compared; single quantities are shown for the middle band, which `bands` names.
 ///
 /// Errors: the record lacks its images (a failed object).
@@ -50,6 +50,13 @@ pub fn object_picture(record: &ObjectRecord, bands: &[String], truth: Option<&Re
     let softening = noise.map_or(peak / 50.0, |variance| 2.0 * variance.sqrt() / observed_area).min(peak / 3.0);
     let stretch = Asinh { softening, white: peak };
 
+    // Dropped after the panels that borrow it.
+    let kept = record.array("draws").filter(|draws| draws.shape.len() == 4 && draws.shape[0] > 0).map(|draws| {
+        let shape = draws.shape[1..].to_vec();
+        let length = shape.iter().product();
+        RecordArray { shape, values: draws.values.iter().take(length).copied().collect() }
+    });
+
     let mut panels = vec![
         composite("observation", observation, observed_area, stretch, observed_pitch),
         composite("posterior mean", mean, product_area, stretch, product_pitch),
@@ -61,6 +68,9 @@ pub fn object_picture(record: &ObjectRecord, bands: &[String], truth: Option<&Re
     if let Some(residual) = record.array("residual") {
         let title = format!("residual, {band}");
         panels.push(linear(title, residual, middle, (-RANGE, RANGE), Map::Diverging, " sd"));
+    }
+    if let Some(kept) = kept.as_ref().filter(|kept| kept.shape == mean.shape) {
+        panels.push(composite("a draw", kept, product_area, stretch, product_pitch));
     }
     if let Some(truth) = truth {
         if truth.shape.len() != 3 || truth.shape[0] != mean.shape[0] {

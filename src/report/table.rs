@@ -132,26 +132,6 @@ pub fn text(lines: &[Line]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// A page with the table and all pictures.
-pub fn html(title: &str, lines: &[Line]) -> String {
-    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-    let mut page = format!(
-        "<!doctype html><meta charset=\"utf-8\"><title>{0}</title><style>body{{font-family:sans-serif}}\
-         td,th{{padding:2px 8px;text-align:left}}img{{max-width:100%;margin-top:1em}}</style><h1>{0}</h1><table><tr>",
-        escape(title)
-    );
-    page += &Line::HEADER.iter().map(|name| format!("<th>{name}</th>")).collect::<String>();
-    for line in lines {
-        page += "</tr>\n<tr>";
-        page += &line.cells(label).iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect::<String>();
-    }
-    page += "</tr></table>\n";
-    for picture in lines.iter().filter_map(|line| line.picture.as_deref()) {
-        page += &format!("<img src=\"{0}\" alt=\"{0}\">\n", escape(picture));
-    }
-    page
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +146,6 @@ mod tests {
             csv(std::slice::from_ref(&line))
                 .ends_with("a,failed,,,,2,1.4142135623730951,,,,2,,\"a reason, with \"\"quotes\"\"\",\n")
         );
-        assert!(html("<t>", std::slice::from_ref(&line)).contains("&lt;t>"));
         let table = text(&[line]);
         let columns: Vec<_> = table.lines().map(|row| row.find("failed").or_else(|| row.find("status"))).collect();
         assert_eq!(columns, [Some(4), Some(4)]);

@@ -20,4 +20,5 @@ pub mod science;
 mod shard;
 pub mod status;
 pub mod toy;
+mod trust;
 pub mod worker;

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::trust::{Evidence, judge};
 use crate::catalog::Target;
 use crate::config::Config;
 use crate::forward::{Field, GalaxyLikelihood, Likelihood as _};
@@ -14,11 +15,6 @@ use crate::product::{ObjectRecord, RecordArray, Status};
 use crate::sampler::to_vec;
 use crate::sky::TanWcs;
 use crate::{Error, Result};
-
-/// A posterior mean with a reduced chi^2 above this is flagged.
-const HIGH_CHI2: f64 = 1.5;
-/// Nuisances further from their prior's mean than this many standard deviations are flagged.
-const AT_EDGE: f64 = 3.0;
 
 /// Where the field lies in the observation.
 pub struct Geometry {
@@ -49,6 +45,8 @@ pub struct Parts<'a> {
     pub geometry: &'a Geometry,
     pub likelihood: &'a GalaxyLikelihood,
     pub node: Node,
+    /// Per-draw quantities of the interim prior; may be empty.
+    pub prior_draws: &'a [(String, Vec<f32>)],
 }
 
 /// `name_0`, `name_1`, ...: the product schema's names of the elements of a vector.
@@ -102,6 +100,7 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
         put(&indexed("psf_fwhm", index), likelihood.psf_fwhm()[index]);
     }
 
+    let thresholds = &parts.config.flags;
     let mut flags = geometry.flags;
     let mut flag = |which: Flag, on: bool| flags |= if on { which.bit() } else { 0 };
     let nuisance = likelihood.nuisance();
@@ -112,7 +111,7 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
         let (mean, sd) = mean_sd(column(node, &name));
         put(&name, mean);
         put(&indexed("amplitude_sd", index), sd);
-        flag(Flag::AmplitudeAtEdge, (mean.ln() - f64::from(*ln_mean)).abs() > AT_EDGE * f64::from(*ln_sd));
+        flag(Flag::AmplitudeAtEdge, (mean.ln() - f64::from(*ln_mean)).abs() > thresholds.at_edge * f64::from(*ln_sd));
     }
     let mut sky = Vec::new();
     for (index, sky_sd) in sky_sds.iter().enumerate() {
@@ -120,7 +119,7 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
         let (mean, sd) = mean_sd(column(node, &name));
         put(&name, mean);
         put(&indexed("sky_sd", index), sd);
-        flag(Flag::SkyAtEdge, *sky_sd > 0.0 && mean.abs() > AT_EDGE * f64::from(*sky_sd));
+        flag(Flag::SkyAtEdge, *sky_sd > 0.0 && mean.abs() > thresholds.at_edge * f64::from(*sky_sd));
         sky.push(mean as f32);
     }
 
@@ -128,7 +127,8 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
     let shape = [1, bands as i64, my as i64, mx as i64];
     let model_mean: Vec<f32> = moments(node, "model")?.mean.iter().map(|&value| value as f32).collect();
     let model = Tensor::f_from_slice(&model_mean)?.f_view(shape)?.f_to_device(likelihood.data().device())?;
-    let sky = Tensor::f_from_slice(&sky)?.f_view([1, bands as i64, 1, 1])?.f_to_device(model.device())?;
+    let sky_levels = sky;
+    let sky = Tensor::f_from_slice(&sky_levels)?.f_view([1, bands as i64, 1, 1])?.f_to_device(model.device())?;
     let light = model.f_sub(&sky)?.f_mul(likelihood.mask())?;
     let variance = likelihood.variance_of(&light)?;
     let data = likelihood.data().f_unsqueeze(0)?;
@@ -148,16 +148,39 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
     let galaxy = if bright.f_sum(Kind::Double)?.f_double_value(&[])? > 0.0 { mean_over(&bright)? } else { reduced };
     put("reduced_chi2_galaxy", galaxy);
     put("reduced_chi2_draws", mean_sd(column(node, "reduced_chi2")).0);
-    flag(Flag::LostDraws, any_lost(column(node, "reduced_chi2")));
-    flag(Flag::HighChi2, reduced.max(galaxy) > HIGH_CHI2);
+    flag(Flag::LostDraws, any_lost(column(node, "reduced_chi2"), thresholds.lost_draws));
+    flag(Flag::HighChi2, reduced.max(galaxy) > thresholds.high_chi2);
     flag(Flag::FewSamples, flux.count < u64::from(parts.config.posterior.samples));
     flag(Flag::NonFiniteDraws, flux.count < u64::from(parts.config.posterior.samples));
 
     let prior_flux = to_f64(&prior.flux_variance)?;
-    let ratio = variance_ratio(&moments(node, "unit")?.variance(), &prior_flux)?;
+    let unit_variance = moments(node, "unit")?.variance();
+    let ratio = variance_ratio(&unit_variance, &prior_flux)?;
     let stretched_prior = to_f64(&prior.covariance.variance()?)?;
     let stretched = moments(node, "stretched")?.variance();
     put("variance_ratio_paper", variance_ratio_paper(&stretched, &stretched_prior, bands, size)?);
+
+    let on = |mask: &Tensor| -> Result<Vec<bool>> { Ok(to_vec(mask)?.into_iter().map(|value| value > 0.5).collect()) };
+    let (trust, more) = judge(&Evidence {
+        observation,
+        geometry,
+        node,
+        noise: parts.config.noise.model,
+        thresholds,
+        prior_draws: parts.prior_draws,
+        data: &to_vec(&data)?,
+        model: &model_mean,
+        sky: &sky_levels,
+        variance: &to_vec(&variance)?,
+        model_variance: &moments(node, "model")?.variance(),
+        counts: &on(likelihood.inner())?,
+        bright: &on(&bright.f_mul(likelihood.inner())?)?,
+        unit_variance: &unit_variance,
+        prior_variance: &prior_flux,
+        size,
+    })?;
+    scalars.extend(trust);
+    flags |= more;
 
     let product = vec![bands, size, size];
     let observed = vec![bands, my, mx];

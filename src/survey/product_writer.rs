@@ -42,6 +42,7 @@ fn meta(context: &ShardContext) -> Result<ShardMeta> {
         survey: plan.name.clone(),
         seed: plan.seed,
         bands: config.data.bands.clone(),
+        reference: card.normalisation.reference(),
         size: card.size as usize,
         pixel_kpc: card.pixel_kpc,
         samples: plan.samples as usize,

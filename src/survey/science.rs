@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::engine::{Engine, OpenObject};
 use super::object_record::{self, Geometry};
 use crate::catalog::Target;
-use crate::config::{Colours, Config, NoiseModel};
+use crate::config::{Colours, Config, FlagsConfig, NoiseModel};
 use crate::forward::noise::correlated_grid;
 use crate::forward::{Field, GalaxyLikelihood, GalaxyLikelihoodInput, Latent, NuisancePrior, Psf, SkyNoise};
 use crate::observe::{self, Autocovariance, Band, Observation};
@@ -37,6 +37,8 @@ pub struct GalaxyEngine {
     prior: Prior,
     sampler: Box<dyn Sampler>,
     device: Device,
+    /// Per-draw quantities of the interim prior, where its file has them.
+    prior_draws: Vec<(String, Vec<f32>)>,
 }
 
 impl GalaxyEngine {
@@ -51,7 +53,12 @@ impl GalaxyEngine {
             )));
         }
         let sampler = sampler::build(&config.sampler, &prior)?;
-        Ok(GalaxyEngine { config, prior, sampler, device })
+        Ok(GalaxyEngine { config, prior, sampler, device, prior_draws: Vec::new() })
+    }
+
+    /// With per-draw quantities of the interim prior, which objects are compared with.
+    pub fn with_prior_draws(self, prior_draws: Vec<(String, Vec<f32>)>) -> Self {
+        GalaxyEngine { prior_draws, ..self }
     }
 
     /// The band whose total flux the amplitude is; the first where each band has its own.
@@ -71,7 +78,7 @@ impl Engine for GalaxyEngine {
         let observation = observe::observe(target, &self.config, card.size as f64 * pitch)?;
         let mut geometry = geometry(&observation, card.size, pitch)?;
         let likelihood = likelihood(self, &observation, &geometry)?;
-        geometry.flags = flags(&observation, &geometry, card.redshift_range);
+        geometry.flags = flags(&observation, &geometry, card.redshift_range, &self.config.flags);
         Ok(Box::new(OpenGalaxy { engine: self, target: target.clone(), observation, geometry, likelihood }))
     }
 }
@@ -95,16 +102,16 @@ fn geometry(observation: &Observation, size: i64, pitch: f64) -> Result<Geometry
     Ok(Geometry { field: window.field, x: window.x as usize, y: window.y as usize, wcs, flags: 0 })
 }
 
-fn flags(observation: &Observation, geometry: &Geometry, redshifts: [f64; 2]) -> u32 {
+fn flags(observation: &Observation, geometry: &Geometry, redshifts: [f64; 2], thresholds: &FlagsConfig) -> u32 {
     let mut flags = Flag::EdgeDownWeighted.bit();
     let mut set = |flag: Flag, on: bool| flags |= if on { flag.bit() } else { 0 };
     let field = &geometry.field;
-    set(Flag::UpsamplingBeyond3, field.detector_pitch / field.prior_pitch > 3.0);
+    set(Flag::UpsamplingBeyond3, field.detector_pitch / field.prior_pitch > thresholds.upsampling);
     set(Flag::CutoutIncomplete, !field.is_whole());
     set(Flag::RedshiftOutsidePrior, !(redshifts[0]..=redshifts[1]).contains(&observation.redshift));
     let usable = observation.bands.iter().flat_map(|band| geometry.cut(&band.usable, observation.shape[1]));
     let (good, all) = usable.fold((0usize, 0usize), |(good, all), on| (good + usize::from(on), all + 1));
-    set(Flag::FewGoodPixels, 2 * good < all);
+    set(Flag::FewGoodPixels, (good as f64) < thresholds.good_pixels * all as f64);
     set(Flag::NeighboursMasked, observation.neighbours_masked);
     set(Flag::BadPixels, observation.bad_pixels);
     flags
@@ -303,6 +310,7 @@ impl OpenObject for OpenGalaxy<'_> {
             geometry: &self.geometry,
             likelihood: &self.likelihood,
             node,
+            prior_draws: &self.engine.prior_draws,
         })
     }
 }

@@ -30,6 +30,22 @@ pub fn mpirun(ranks: usize) -> Command {
     command
 }
 
+/// A Python that has `modules`: that of `UNSEEING_PYTHON` (`make test` sets it), that of the set-up, or any. `None`, and a
+/// note, without one.
+pub fn python(modules: &str) -> Option<String> {
+    let made = ["UNSEEING_CACHE", "XDG_CACHE_HOME", "HOME"].iter().zip(["", "/unseeing", "/.cache/unseeing"]);
+    let made = made.filter_map(|(name, rest)| Some(std::env::var(name).ok()? + rest + "/python/bin/python"));
+    let named = std::env::var("UNSEEING_PYTHON").ok();
+    let found = named.into_iter().chain(made).chain(["python3".to_string()]).find(|python| {
+        let probe = Command::new(python).args(["-c", &format!("import {modules}")]).output();
+        probe.is_ok_and(|output| output.status.success())
+    });
+    if found.is_none() {
+        println!("SKIPPED: needs python3 with {modules}");
+    }
+    found
+}
+
 fn clean(command: &mut Command) {
     for (name, _) in std::env::vars() {
         if ["SLURM_", "PMIX_", "PMI_", "OMPI_COMM"].iter().any(|prefix| name.starts_with(prefix)) {

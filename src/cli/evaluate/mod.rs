@@ -5,7 +5,10 @@ use clap::{Args as ClapArgs, Subcommand};
 use crate::Result;
 
 mod calibration;
+mod compare;
 mod consistency;
+mod dominance;
+mod recovery;
 
 /// Arguments of `unseeing evaluate`.
 #[derive(ClapArgs)]
@@ -22,6 +25,14 @@ enum Test {
     /// Samplers against exact posteriors and simulated truths: coverage, ranks, distances, cost. Alone or under mpirun;
     /// what was interrupted is continued
     Calibration(calibration::Args),
+    /// Posterior means and draws against a sharp image of the same sky (HST) or simulated truths, beside Richardson-Lucy
+    /// and Wiener on the same data
+    Compare(compare::Args),
+    /// One galaxy at many magnitudes, all else the same: how much of the prior's variance the data leave
+    Dominance(dominance::Args),
+    /// The products of a simulated survey against its truths: bias and pull of fluxes, sizes, shapes and colours, shear
+    /// response, blank sky
+    Recovery(recovery::Args),
 }
 
 impl Args {
@@ -36,5 +47,8 @@ pub fn run(args: Args) -> Result<i32> {
     match args.test {
         Test::Consistency(args) => consistency::run(&args),
         Test::Calibration(args) => calibration::run(&args),
+        Test::Compare(args) => compare::run(&args),
+        Test::Dominance(args) => dominance::run(&args),
+        Test::Recovery(args) => recovery::run(&args),
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::optics::PITCH;
 use super::{SimulateOptions, SimulatedObject};
 use crate::config::{
-    CatalogConfig, ColumnsConfig, Config, DataConfig, DeviceKind, NeighbourConfig, NoiseConfig, NoiseModel,
-    NuisanceConfig, PosteriorConfig, PriorConfig, RunConfig, SamplerConfig, SurveyConfig,
+    CatalogConfig, ColumnsConfig, Config, DataConfig, DeviceKind, FlagsConfig, NeighbourConfig, NoiseConfig,
+    NoiseModel, NuisanceConfig, PosteriorConfig, PriorConfig, RunConfig, SamplerConfig, SurveyConfig,
 };
 use crate::io::fits::{Keyword, NewImage, Pixels, write_images};
 use crate::io::hdf5::Writer;
@@ -77,20 +77,19 @@ impl<'a> Survey<'a> {
             write_images(&folder.join(format!("psfs/{id}-{band}.fits")), &[image])?;
         }
         self.write_truth(&folder.join(format!("truth/{id}.fits")), object)?;
-        let mags: String = object.magnitudes.iter().map(|mag| format!(",{mag:.4}")).collect();
+        // Without light there is no magnitude: an empty cell.
+        let cell = |mag: &f64| if mag.is_finite() { format!(",{mag:.4}") } else { ",".into() };
+        let mags: String = object.magnitudes.iter().map(cell).collect();
         let _ = writeln!(self.catalog, "{id},{ra:.9},{dec:.9},{redshift:.6}{mags}");
-        let kind = serde_json::to_string(&truth.kind).unwrap_or_default().replace('"', "");
-        let _ = writeln!(
-            self.truths,
-            "{id},{kind},{redshift:.6},{:.3},{:.3},{:.3},{:.3},{},{},{}{mags}",
-            truth.size_kpc,
-            truth.r50_kpc,
-            truth.axis_ratio,
-            truth.bulge_fraction,
-            truth.arms,
-            truth.companions,
-            u8::from(object.neighbour)
-        );
+        let known = truth.as_ref().map(|truth| {
+            let kind = serde_json::to_string(&truth.kind).unwrap_or_default().replace('"', "");
+            let numbers = [truth.size_kpc, truth.r50_kpc, truth.axis_ratio, truth.bulge_fraction];
+            let numbers: String = numbers.iter().map(|number| format!("{number:.3},")).collect();
+            format!("{kind},{redshift:.6},{numbers}{},{}", truth.arms, truth.companions)
+        });
+        let kind = format!("{:?}", self.options.galaxies).to_lowercase();
+        let known = known.unwrap_or_else(|| format!("{kind},{redshift:.6},,,,,,"));
+        let _ = writeln!(self.truths, "{id},{known},{}{mags}", u8::from(object.neighbour));
         self.ids.push(id.clone());
         self.flux.extend_from_slice(&object.flux);
         self.redshifts.push(*redshift);
@@ -203,6 +202,7 @@ impl<'a> Survey<'a> {
             prior: PriorConfig { path: prior },
             sampler: SamplerConfig::default(),
             posterior: PosteriorConfig { samples: options.samples, ..PosteriorConfig::default() },
+            flags: FlagsConfig::default(),
             run: RunConfig { device: DeviceKind::Cpu, threads: 1, ..RunConfig::default() },
         })
     }

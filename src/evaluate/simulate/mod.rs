@@ -1,6 +1,6 @@
-//! A small survey with known truth: procedural galaxies seen through HSC-like seeing and noise by the forward operator.
+//! A small survey with known truth: galaxies (procedural ones, draws of the prior, images, points, nothing) seen through HSC-like seeing and noise by the forward operator.
 //!
-//! The galaxies are of the family that the demonstration prior is trained on, from another sequence of numbers: none of
+//! Procedural galaxies are of the family that the demonstration prior is trained on, from another sequence of numbers: none of
 //! them is in a training set. They are drawn on twice the prior's field, so that light goes on beyond it as in the sky.
 
 use std::path::PathBuf;
@@ -8,15 +8,17 @@ use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
 use crate::forward::{Field, Psf, SamplingOperator};
-use crate::random::{Purpose, object_seed};
+use crate::random::Purpose;
 use crate::sky::cosmology::theta_arcsec;
-use crate::train::procedural::{self, Galaxy, Grid, Truth};
+use crate::train::procedural::{Grid, Truth};
 use crate::train::stream::Stream;
 use crate::{Error, Result};
 
 mod files;
+mod light;
 mod optics;
 
+pub use light::{Galaxies, Images, Light, Source, Units};
 pub use optics::Depth;
 
 /// AB magnitude of 1 nJy.
@@ -46,6 +48,11 @@ pub struct SimulateOptions {
     /// The prior that the config names.
     pub prior: PathBuf,
     pub samples: u32,
+    pub galaxies: Galaxies,
+    /// For `Galaxies::Image`.
+    pub images: Option<Images>,
+    /// Reduced shear of all galaxies.
+    pub shear: [f64; 2],
 }
 
 /// One object with everything that is known of it.
@@ -56,7 +63,8 @@ pub struct SimulatedObject {
     pub redshift: f64,
     /// AB magnitude per band, of all light within the prior's field.
     pub magnitudes: Vec<f64>,
-    pub truth: Truth,
+    /// What is known of a procedural galaxy.
+    pub truth: Option<Truth>,
     /// nJy per pixel of the prior's grid, `[C, n, n]`.
     pub flux: Vec<f32>,
     /// arcsec per pixel of the prior's grid.
@@ -81,16 +89,17 @@ pub fn simulate(options: &SimulateOptions, mut progress: impl FnMut(&SimulatedOb
         return Err(Error::usage("simulate: at least one object, and ranges given as LOW,HIGH, are needed"));
     }
     let mut survey = files::Survey::create(options)?;
+    let source = Source::open(options)?;
     for index in 0..options.objects {
-        let object = object(options, index)?;
+        let object = object(options, &source, index)?;
         survey.add(&object)?;
         progress(&object);
     }
     survey.finish()
 }
 
-/// Simulates object `index`: a pure function of the options' seed and the index.
-pub fn object(options: &SimulateOptions, index: u32) -> Result<SimulatedObject> {
+/// Simulates object `index`: a pure function of the options' seed, the source and the index.
+pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<SimulatedObject> {
     let grid = &options.grid;
     let mut stream = Stream::new(options.seed, "simulate", u64::from(index), Purpose::Evaluation);
     let id = format!("sim-{index:04}");
@@ -98,27 +107,24 @@ pub fn object(options: &SimulateOptions, index: u32) -> Result<SimulatedObject> 
     let magnitude = stream.range(options.magnitudes[0], options.magnitudes[1]);
     let (ra, dec) = (stream.range(149.5, 150.5), stream.range(1.7, 2.7));
     let psfs = grid.bands.iter().map(|band| optics::effective_psf(band, &mut stream)).collect::<Result<Vec<_>>>()?;
-    let theta = theta(grid, redshift)?;
+    let theta = theta(grid.pixel_kpc, redshift)?;
     let side = (grid.size as f64 * theta / optics::PITCH).ceil() as usize + SKY_PIXELS;
     let side = side.clamp(SIDES[0], SIDES[1]);
     let mut jitter = || (side / 2) as f64 + stream.range(-0.5, 0.5);
     let target = [jitter(), jitter()];
 
-    // The seed is mixed with a name that no training set uses.
-    let wide = Grid { size: 2 * grid.size, ..grid.clone() };
-    let seed = object_seed(options.seed, "simulated survey");
-    let galaxy = procedural::draw(seed, 2 * u64::from(index), &wide);
+    let galaxy = source.light(2 * u64::from(index), grid)?.into_owned().sheared(options.shear);
     let scale = amplitude(&galaxy, grid, magnitude);
-    let mut images = observe(&galaxy, &wide, scale, theta, target, side, &psfs)?;
+    let mut images = observe(&galaxy, scale, redshift, target, side, &psfs)?;
     let neighbour = stream.chance(options.neighbours);
     if neighbour {
-        let other = procedural::draw(seed, 2 * u64::from(index) + 1, &wide);
+        let other = source.light(2 * u64::from(index) + 1, grid)?;
         let fainter = amplitude(&other, grid, magnitude + stream.range(0.3, 3.0));
-        let theta = self::theta(grid, stream.range(0.2, 0.9))?;
+        let redshift = stream.range(0.2, 0.9);
         let distance = stream.range(3.5, 8.0) / optics::PITCH;
         let angle = stream.angle();
         let place = [target[0] + distance * angle.cos(), target[1] + distance * angle.sin()];
-        let light = observe(&other, &wide, fainter, theta, place, side, &psfs)?;
+        let light = observe(&other, fainter, redshift, place, side, &psfs)?;
         for (image, light) in images.iter_mut().zip(&light) {
             image.iter_mut().zip(light).for_each(|(sum, value)| *sum += value);
         }
@@ -130,7 +136,7 @@ pub fn object(options: &SimulateOptions, index: u32) -> Result<SimulatedObject> 
         image.iter_mut().zip(&sky).for_each(|(sum, value)| *sum += value);
         noise.push(sigma);
     }
-    let flux = central(&galaxy.image, &wide, grid, scale);
+    let flux = galaxy.on_grid(grid.size, grid.pixel_kpc, scale);
     let area = grid.size * grid.size;
     let total = |plane: &[f32]| plane.iter().map(|&value| f64::from(value)).sum::<f64>();
     let magnitudes = flux.chunks_exact(area).map(|plane| ZERO_POINT_NJY - 2.5 * total(plane).log10()).collect();
@@ -154,48 +160,35 @@ pub fn object(options: &SimulateOptions, index: u32) -> Result<SimulatedObject> 
     })
 }
 
-fn theta(grid: &Grid, redshift: f64) -> Result<f64> {
-    theta_arcsec(grid.pixel_kpc, redshift).map_err(|error| Error::usage(format!("simulate: {error}")))
+fn theta(pixel_kpc: f64, redshift: f64) -> Result<f64> {
+    theta_arcsec(pixel_kpc, redshift).map_err(|error| Error::usage(format!("simulate: {error}")))
 }
 
 /// nJy per unit of the galaxy's image such that it has this magnitude in the i band (or the last, without one).
-fn amplitude(galaxy: &Galaxy, grid: &Grid, magnitude: f64) -> f64 {
+fn amplitude(galaxy: &Light, grid: &Grid, magnitude: f64) -> f64 {
     let band = grid.bands.iter().position(|band| band == "i").unwrap_or(grid.bands.len() - 1);
-    10f64.powf(-0.4 * (magnitude - ZERO_POINT_NJY)) / galaxy.truth.flux[band].max(1e-12)
+    10f64.powf(-0.4 * (magnitude - ZERO_POINT_NJY)) / galaxy.flux[band].max(1e-300)
 }
 
 /// The galaxy through the PSFs on a square of `side` detector pixels, with its centre at `target`.
 fn observe(
-    galaxy: &Galaxy,
-    grid: &Grid,
+    galaxy: &Light,
     scale: f64,
-    theta: f64,
+    redshift: f64,
     target: [f64; 2],
     side: usize,
     psfs: &[Psf],
 ) -> Result<Vec<Vec<f32>>> {
-    let size = grid.size as i64;
+    let size = galaxy.size as i64;
     let shape = [side as i64; 2];
-    let field = Field { size, prior_pitch: theta, detector_pitch: optics::PITCH, target, shape };
+    let field =
+        Field { size, prior_pitch: theta(galaxy.pixel_kpc, redshift)?, detector_pitch: optics::PITCH, target, shape };
     let operator = SamplingOperator::new(&field, psfs, Kind::Double, Device::Cpu)?;
     let flux = Tensor::f_from_slice(&galaxy.image)?.f_view([1, psfs.len() as i64, size, size])?;
     let seen = operator.apply(&flux.f_to_kind(Kind::Double)?.f_mul_scalar(scale)?)?;
     let seen = seen.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?;
     let values: Vec<f32> = Vec::try_from(&seen)?;
     Ok(values.chunks_exact(side * side).map(<[f32]>::to_vec).collect())
-}
-
-/// The middle of the wide image, the prior's own field, in nJy.
-fn central(image: &[f32], wide: &Grid, grid: &Grid, scale: f64) -> Vec<f32> {
-    let margin = (wide.size - grid.size) / 2;
-    let mut out = Vec::with_capacity(grid.bands.len() * grid.size * grid.size);
-    for plane in image.chunks_exact(wide.size * wide.size) {
-        for row in margin..margin + grid.size {
-            let line = &plane[row * wide.size + margin..][..grid.size];
-            out.extend(line.iter().map(|&value| (f64::from(value) * scale) as f32));
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -148,11 +148,11 @@ fn damaged_files_never_panic() {
     write(&path);
     let image = std::fs::read(&path).unwrap();
     let columns = [
-        NewColumn { name: "id", cells: Cells::Integers(vec![Some(1); 50]) },
-        NewColumn { name: "x", cells: Cells::Floats(vec![1.0; 50]) },
-        NewColumn { name: "name", cells: Cells::Texts(vec!["abc".into(); 50]) },
+        NewColumn::new("id", Cells::Integers(vec![Some(1); 50])),
+        NewColumn::new("x", Cells::Floats(vec![1.0; 50])),
+        NewColumn::new("name", Cells::Texts(vec!["abc".into(); 50])),
     ];
-    write_table(&path, &columns).unwrap();
+    write_table(&path, &columns, &[]).unwrap();
     let table = std::fs::read(&path).unwrap();
     let mut outcomes = [0; 2];
     for seed in 0..300u32 {

@@ -62,6 +62,17 @@ pub struct NewImage<'a> {
 pub struct NewColumn<'a> {
     pub name: &'a str,
     pub cells: super::Cells,
+    /// TUNIT, where not empty.
+    pub unit: &'a str,
+    /// TCOMM, where not empty: what programs such as TOPCAT show as the column's description.
+    pub description: &'a str,
+}
+
+impl<'a> NewColumn<'a> {
+    /// A column without unit and description.
+    pub fn new(name: &'a str, cells: super::Cells) -> Self {
+        NewColumn { name, cells, unit: "", description: "" }
+    }
 }
 
 /// Writes images into a new file, one HDU each, the first as the primary HDU. An existing file is replaced.
@@ -69,9 +80,12 @@ pub fn write_images(path: &Path, images: &[NewImage]) -> Result<()> {
     publish(path, |file| images.iter().try_for_each(|image| write_image(file, image)))
 }
 
-/// Writes a binary table into a new file. An existing file is replaced.
-pub fn write_table(path: &Path, columns: &[NewColumn]) -> Result<()> {
-    publish(path, |file| write_columns(file, columns))
+/// Writes a binary table, with keywords of its own, into a new file. An existing file is replaced.
+pub fn write_table(path: &Path, columns: &[NewColumn], keywords: &[Keyword]) -> Result<()> {
+    publish(path, |file| {
+        write_columns(file, columns)?;
+        keywords.iter().try_for_each(|keyword| write_keyword(file, keyword))
+    })
 }
 
 fn publish(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
@@ -144,7 +158,8 @@ fn write_keyword(file: &mut File, keyword: &Keyword) -> Result<()> {
     match &keyword.value {
         Value::Text(text) => {
             let text = to_c(text)?;
-            file.call(&what, |fits, status| unsafe { sys::ffpkys(fits, name, text.as_ptr(), comment, status) })
+            // Text beyond one card goes on in CONTINUE cards.
+            file.call(&what, |fits, status| unsafe { sys::ffpkls(fits, name, text.as_ptr(), comment, status) })
         }
         // A negative number of decimals asks for significant digits: 17 of them bring back every f64.
         Value::Number(value) => {
@@ -199,6 +214,11 @@ fn write_columns(file: &mut File, columns: &[NewColumn]) -> Result<()> {
         sys::ffcrtb(fits, 2, rows as i64, count, name_pointer, format_pointer, null, std::ptr::null(), status)
     })?;
     for (index, column) in columns.iter().enumerate() {
+        for (name, text) in [("TUNIT", column.unit), ("TCOMM", column.description)] {
+            if !text.is_empty() {
+                write_keyword(file, &Keyword::text(&format!("{name}{}", index + 1), text, ""))?;
+            }
+        }
         let what = format!("cannot write column `{}`", column.name);
         let number = index as c_int + 1;
         match &column.cells {

@@ -32,6 +32,16 @@ impl Plane {
         (x / flux, y / flux)
     }
 
+    /// Flux within a circle (pixels); NaN where the circle leaves the field.
+    pub(super) fn within(&self, centre: (f64, f64), radius: f64) -> f64 {
+        let inside = |position: f64| position - radius >= -0.5 && position + radius <= self.size as f64 - 0.5;
+        if inside(centre.0) && inside(centre.1) {
+            Growth::of(self, centre, Ellipse::CIRCLE).within(radius)
+        } else {
+            f64::NAN
+        }
+    }
+
     /// The image at (column + u, row + v) for all whole columns and rows, 0 <= u, v < 1: bilinear; 0 where a neighbour is
     /// outside.
     pub(super) fn shifted(&self, u: f64, v: f64) -> Vec<f64> {
@@ -52,16 +62,35 @@ impl Plane {
     }
 }
 
-/// Flux within circles, from the pixels' flux spread evenly over each pixel.
+/// The form of the curves that light is summed within.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ellipse {
+    /// Minor over major axis.
+    pub(super) axis_ratio: f64,
+    /// Direction of the major axis, cosine and sine.
+    pub(super) direction: (f64, f64),
+}
+
+impl Ellipse {
+    pub(super) const CIRCLE: Ellipse = Ellipse { axis_ratio: 1.0, direction: (1.0, 0.0) };
+
+    /// The major half-axis of the ellipse through (x, y).
+    pub(super) fn radius(&self, x: f64, y: f64) -> f64 {
+        let (cosine, sine) = self.direction;
+        (x * cosine + y * sine).hypot((y * cosine - x * sine) / self.axis_ratio)
+    }
+}
+
+/// Flux within circles or ellipses (of major half-axes "radius"), from the pixels' flux spread evenly over each pixel.
 pub(super) struct Growth {
     /// Flux in rings of 1 / BINS_PER_PIXEL pixels.
     rings: Vec<f64>,
-    total: f64,
+    axis_ratio: f64,
 }
 
 impl Growth {
-    pub(super) fn of(plane: &Plane, centre: (f64, f64)) -> Growth {
-        let bins = (plane.size as f64 * 1.5 * BINS_PER_PIXEL) as usize + 16;
+    pub(super) fn of(plane: &Plane, centre: (f64, f64), ellipse: Ellipse) -> Growth {
+        let bins = (plane.size as f64 * 1.5 / ellipse.axis_ratio * BINS_PER_PIXEL) as usize + 16;
         let mut rings = vec![0.0; bins];
         for (index, &value) in plane.values.iter().enumerate() {
             let (dx, dy) = ((index % plane.size) as f64 - centre.0, (index / plane.size) as f64 - centre.1);
@@ -73,17 +102,25 @@ impl Growth {
                 let y = dy + offset(part_y);
                 for part_x in 0..parts {
                     let x = dx + offset(part_x);
-                    let bin = ((x * x + y * y).sqrt() * BINS_PER_PIXEL) as usize;
+                    let bin = (ellipse.radius(x, y) * BINS_PER_PIXEL) as usize;
                     rings[bin.min(bins - 1)] += share;
                 }
             }
         }
-        Growth { rings, total: plane.total() }
+        Growth { rings, axis_ratio: ellipse.axis_ratio }
     }
 
-    /// The radius (pixels) of the circle that first holds `part` of the total flux.
-    pub(super) fn radius(&self, part: f64) -> Option<f64> {
-        let target = part * self.total;
+    /// Flux within `radius`, what the field holds of it.
+    pub(super) fn within(&self, radius: f64) -> f64 {
+        let whole = ((radius * BINS_PER_PIXEL) as usize).min(self.rings.len());
+        let (inner, outer) = (whole as f64, whole as f64 + 1.0);
+        let part = ((radius * BINS_PER_PIXEL).powi(2) - inner * inner) / (outer * outer - inner * inner);
+        let last = self.rings.get(whole).map_or(0.0, |ring| ring * part.clamp(0.0, 1.0));
+        self.rings[..whole].iter().sum::<f64>() + last
+    }
+
+    /// The radius (pixels) that first holds the flux `target`.
+    pub(super) fn radius(&self, target: f64) -> Option<f64> {
         let mut within = 0.0;
         for (bin, ring) in self.rings.iter().enumerate() {
             if within + ring >= target && *ring > 0.0 {
@@ -102,7 +139,8 @@ impl Growth {
         let last = self.rings.len();
         let inner = (((radius - 0.5).max(0.0) * BINS_PER_PIXEL) as usize).min(last);
         let outer = (((radius + 0.5) * BINS_PER_PIXEL) as usize).clamp(inner, last);
-        let area = std::f64::consts::PI * ((outer * outer - inner * inner) as f64) / (BINS_PER_PIXEL * BINS_PER_PIXEL);
+        let bins = (outer * outer - inner * inner) as f64;
+        let area = std::f64::consts::PI * self.axis_ratio * bins / (BINS_PER_PIXEL * BINS_PER_PIXEL);
         self.rings[inner..outer].iter().sum::<f64>() / area.max(f64::MIN_POSITIVE)
     }
 
@@ -116,7 +154,7 @@ impl Growth {
             if radius < 1.0 {
                 continue;
             }
-            let mean = within / (std::f64::consts::PI * radius * radius);
+            let mean = within / (std::f64::consts::PI * self.axis_ratio * radius * radius);
             let ratio = self.brightness(radius) / mean;
             match before {
                 Some((last_radius, last_ratio)) if ratio <= PETROSIAN => {

@@ -1,6 +1,9 @@
 //! Adaptive moments: the ellipse that a Gaussian weight and the galaxy agree on.
 
-use super::light::{Growth, Plane};
+use super::light::{Ellipse, Growth, Plane};
+
+/// The thinnest ellipse that light is summed within.
+const THINNEST: f64 = 0.1;
 
 /// Adaptive moments stop when the moments change by less than this part, or after so many iterations.
 const MOMENT_TOLERANCE: f64 = 1e-4;
@@ -22,13 +25,22 @@ impl Moments {
         let angle = 0.5 * (2.0 * self.xy).atan2(self.xx - self.yy).to_degrees();
         ((self.xx - self.yy) / size, 2.0 * self.xy / size, angle)
     }
+
+    /// Axis ratio and direction of the major axis.
+    pub(super) fn ellipse(&self) -> Ellipse {
+        let (e1, e2, angle) = self.shape();
+        let distortion = e1.hypot(e2).min(1.0);
+        let axis_ratio = ((1.0 - distortion) / (1.0 + distortion)).sqrt().max(THINNEST);
+        let (sine, cosine) = angle.to_radians().sin_cos();
+        Ellipse { axis_ratio, direction: (cosine, sine) }
+    }
 }
 
 /// Iterates w = exp(-1/2 d^T M^-1 d), M <- 2 sum(w f d d^T) / sum(w f), centre <- centre + 2 sum(w f d) / sum(w f):
 /// for a Gaussian galaxy the fixed point is its own covariance. `None` when it does not converge to an ellipse.
 pub(super) fn adaptive_moments(plane: &Plane) -> Option<Moments> {
     let start = plane.centroid();
-    let r50 = Growth::of(plane, start).radius(0.5)?;
+    let r50 = Growth::of(plane, start, Ellipse::CIRCLE).radius(0.5 * plane.total())?;
     // A Gaussian's half-light radius is 1.177 standard deviations.
     let variance = (r50 / 1.177).max(0.5).powi(2);
     let mut moments = Moments { centre: start, xx: variance, yy: variance, xy: 0.0 };

@@ -1,13 +1,18 @@
 //! How the light is spread: asymmetry, Gini, M20, colour gradient.
 
 use super::light::Plane;
+use super::segment::Pixel;
 
 /// Asymmetry and segmentation reach out to this many Petrosian radii.
 pub(super) const REACH: f64 = 1.5;
 
-/// sum |I(c + d) - I(c - d)| / (2 sum |I|) over the circle of `radius` about c, at its least over c near `centre`. Both
-/// images are interpolated alike, so a point-symmetric galaxy has none wherever its centre is in a pixel.
-pub(super) fn asymmetry(plane: &Plane, centre: (f64, f64), radius: f64) -> f64 {
+/// The walk to the centre of least asymmetry ends with steps of this many pixels, or after so many of them.
+const LEAST_STEP: f64 = 0.03;
+const STEPS: usize = 30;
+
+/// sum |I(c + d) - I(c - d)| / sum |I(c + d)| over the circle of `radius` about c, at its least over c near `centre`; and
+/// that c. Both images are interpolated alike, so a point-symmetric galaxy has none wherever its centre is in a pixel.
+pub(super) fn asymmetry(plane: &Plane, centre: (f64, f64), radius: f64) -> (f64, (f64, f64)) {
     let reach = radius.min(plane.size as f64).floor() as i64;
     let size = plane.size as i64;
     let value = |centre: (f64, f64)| {
@@ -28,56 +33,55 @@ pub(super) fn asymmetry(plane: &Plane, centre: (f64, f64), radius: f64) -> f64 {
                 total += here.abs() + there.abs();
             }
         }
-        if total > 0.0 { difference / total } else { f64::NAN }
+        // Each pair is looked at once, but its two differences are both in the sum.
+        if total > 0.0 { 2.0 * difference / total } else { f64::NAN }
     };
     let (mut best, mut least) = (centre, value(centre));
     let mut step = 0.5;
     // A walk to lower values, with ever smaller steps; the limit bounds the cost of odd galaxies.
-    for _ in 0..12 {
+    for _ in 0..STEPS {
         let neighbours = [(step, 0.0), (-step, 0.0), (0.0, step), (0.0, -step)];
         let tried = neighbours.map(|(dx, dy)| (best.0 + dx, best.1 + dy)).map(|centre| (value(centre), centre));
         match tried.into_iter().filter(|(found, _)| *found < least).min_by(|a, b| a.0.total_cmp(&b.0)) {
             Some((found, centre)) => (least, best) = (found, centre),
-            None if step > 0.1 => step /= 2.0,
+            None if step > LEAST_STEP => step /= 2.0,
             None => break,
         }
     }
-    least
+    (least, best)
 }
 
-/// Gini and M20 over the pixels within 1.5 Petrosian radii that are brighter than the ring at the Petrosian radius.
-pub(super) fn gini_m20(plane: &Plane, centre: (f64, f64), petrosian: f64, threshold: f64) -> (f64, f64) {
-    let limit = (REACH * petrosian).powi(2);
-    let mut pixels: Vec<(f64, f64, f64)> = Vec::new();
-    for (index, &value) in plane.values.iter().enumerate() {
-        let (x, y) = ((index % plane.size) as f64, (index / plane.size) as f64);
-        let distance = (x - centre.0).powi(2) + (y - centre.1).powi(2);
-        if value >= threshold.max(f64::MIN_POSITIVE) && distance <= limit {
-            pixels.push((value, x, y));
-        }
-    }
-    if pixels.len() < 2 {
-        return (f64::NAN, f64::NAN);
-    }
+/// Gini coefficient of the pixels' absolute values (Lotz et al. 2004, eq. 6).
+pub(super) fn gini(pixels: &[Pixel]) -> f64 {
+    let mut values: Vec<f64> = pixels.iter().map(|pixel| pixel.0.abs()).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let (count, total) = (values.len() as f64, values.iter().sum::<f64>());
+    let ranked: f64 = values.iter().enumerate().map(|(i, value)| (2.0 * (i + 1) as f64 - count - 1.0) * value).sum();
+    if values.len() < 2 || total <= 0.0 { f64::NAN } else { ranked / (total * (count - 1.0)) }
+}
+
+/// M20: the second moment, about the pixels' centroid, of the brightest pixels that hold 20 % of the flux, log10, relative
+/// to that of all (Lotz et al. 2004, eq. 8).
+pub(super) fn m20(pixels: &[Pixel]) -> f64 {
+    let mut pixels = pixels.to_vec();
     pixels.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let (count, total) = (pixels.len() as f64, pixels.iter().map(|pixel| pixel.0).sum::<f64>());
-    let ranked: f64 =
-        (pixels.iter().enumerate()).map(|(i, pixel)| (2.0 * (i + 1) as f64 - count - 1.0) * pixel.0).sum();
-    let gini = ranked / (total * (count - 1.0));
-    // The total second moment is least about the segment's own centroid.
+    let total: f64 = pixels.iter().map(|pixel| pixel.0).sum();
+    if pixels.len() < 2 || total.is_nan() || total <= 0.0 {
+        return f64::NAN;
+    }
     let x = pixels.iter().map(|pixel| pixel.0 * pixel.1).sum::<f64>() / total;
     let y = pixels.iter().map(|pixel| pixel.0 * pixel.2).sum::<f64>() / total;
-    let second = |pixel: &(f64, f64, f64)| pixel.0 * ((pixel.1 - x).powi(2) + (pixel.2 - y).powi(2));
+    let second = |pixel: &Pixel| pixel.0 * ((pixel.1 - x).powi(2) + (pixel.2 - y).powi(2));
     let whole: f64 = pixels.iter().map(second).sum();
-    let (mut flux, mut bright) = (0.0, 0.0);
-    for pixel in pixels.iter().rev() {
-        if flux >= 0.2 * total {
-            break;
-        }
-        flux += pixel.0;
-        bright += second(pixel);
-    }
-    (gini, (bright / whole).log10())
+    // The faintest of the bright pixels is the first at which 80 % of the flux are reached from below.
+    let mut below = 0.0;
+    let first = pixels.iter().position(|pixel| {
+        below += pixel.0;
+        below >= 0.8 * total
+    });
+    let Some(threshold) = first.map(|index| pixels[index].0) else { return f64::NAN };
+    let bright: f64 = pixels.iter().filter(|pixel| pixel.0 >= threshold).map(second).sum();
+    if bright > 0.0 && whole > 0.0 { (bright / whole).log10() } else { f64::NAN }
 }
 
 /// The colour first - last (magnitudes) between r50 and 3 r50, minus that within r50.

@@ -1,0 +1,166 @@
+//! `unseeing evaluate dominance`: one galaxy at many magnitudes, and how much of the prior's variance the data leave.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use crate::cli::DONE;
+use crate::config::{DeviceKind, SamplerConfig};
+use crate::device::Compute;
+use crate::evaluate::dominance::{Experiment, Ratio, Row, rises};
+use crate::evaluate::simulate::{Depth, Galaxies, Images, SimulateOptions, Source, Units};
+use crate::prior::Prior;
+use crate::report::dominance_picture;
+use crate::sampler;
+use crate::train::procedural::Grid;
+use crate::{Error, Result};
+
+/// Arguments of `unseeing evaluate dominance`.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// The prior's file
+    #[arg(long, value_name = "FILE", default_value = "priors/default.safetensors")]
+    prior: PathBuf,
+    /// AB magnitudes in i (or the last band)
+    #[arg(long, value_delimiter = ',', default_value = "18,19,20,21,22,23")]
+    magnitudes: Vec<f64>,
+    /// The galaxy
+    #[arg(long, value_enum, default_value = "procedural")]
+    galaxies: Galaxies,
+    /// Which of them
+    #[arg(long, default_value_t = 0)]
+    index: u32,
+    /// An image of it, as in `unseeing simulate`
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    image: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value = "flux")]
+    image_units: Units,
+    #[arg(long)]
+    image_kpc: Option<f64>,
+    #[arg(long, default_value_t = 0.3)]
+    redshift: f64,
+    /// Sky noise
+    #[arg(long, value_enum, default_value = "wide")]
+    depth: Depth,
+    /// Posterior draws at each magnitude
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(4..))]
+    draws: u32,
+    /// Network evaluations per draw
+    #[arg(long, default_value_t = 32)]
+    steps: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Draws in one batch
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    block: u32,
+    /// CPU threads of the network
+    #[arg(long, default_value_t = 1)]
+    threads: u32,
+    /// Draws observations, posterior means and variance ratios
+    #[arg(long, value_name = "FILE.png")]
+    plot: Option<PathBuf>,
+    /// Answers in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    prior: String,
+    redshift: f64,
+    draws: u32,
+    bands: Vec<String>,
+    rows: Vec<Row>,
+    /// Whether the paper's ratio rises with magnitude within two standard errors.
+    rises: bool,
+}
+
+/// Runs the command and returns the exit code.
+pub fn run(args: &Args) -> Result<i32> {
+    let device = Compute::open(DeviceKind::Cpu, 0, 1, args.threads)?.device;
+    let prior = Prior::read(&args.prior, device)?;
+    let sampler = sampler::build(&SamplerConfig { steps: args.steps, ..SamplerConfig::default() }, &prior)?;
+    let card = &prior.card;
+    let images = match (args.image.is_empty(), args.image_kpc) {
+        (true, _) => None,
+        (false, Some(pixel_kpc)) if pixel_kpc > 0.0 && pixel_kpc.is_finite() => {
+            Some(Images { paths: args.image.clone(), units: args.image_units, pixel_kpc })
+        }
+        _ => return Err(Error::usage("--image needs --image-kpc, the pitch of its pixels in kpc")),
+    };
+    let options = SimulateOptions {
+        folder: PathBuf::new(),
+        objects: args.index + 1,
+        seed: args.seed,
+        grid: Grid {
+            size: card.size as usize,
+            pixel_kpc: card.pixel_kpc,
+            bands: card.bands.clone(),
+            reference: card.normalisation.reference(),
+        },
+        redshifts: [args.redshift; 2],
+        magnitudes: [20.0; 2],
+        depth: args.depth,
+        correlated: false,
+        neighbours: 0.0,
+        empty_planes: false,
+        prior: args.prior.clone(),
+        samples: args.draws,
+        galaxies: if images.is_some() { Galaxies::Image } else { args.galaxies.clone() },
+        images,
+        shear: [0.0; 2],
+    };
+    options.grid.check()?;
+    let source = Source::open(&options)?;
+    let experiment = Experiment {
+        prior: &prior,
+        sampler: sampler.as_ref(),
+        options: &options,
+        index: args.index,
+        draws: args.draws,
+        block: args.block,
+        device,
+    };
+    let mut rows = Vec::new();
+    for &magnitude in &args.magnitudes {
+        rows.push(experiment.row(&source, magnitude)?);
+        eprintln!("magnitude {magnitude}: {} draws", args.draws);
+    }
+    if let Some(path) = &args.plot {
+        dominance_picture(&rows, card.bands.len(), card.size as usize)?.save(path)?;
+    }
+    let report = Report {
+        prior: args.prior.display().to_string(),
+        redshift: args.redshift,
+        draws: args.draws,
+        bands: card.bands.clone(),
+        rises: rises(&rows),
+        rows,
+    };
+    if args.json {
+        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
+        println!("{text}");
+    } else {
+        print(&report);
+    }
+    Ok(DONE)
+}
+
+fn print(report: &Report) {
+    println!("posterior / prior variance within 30 pixels, {} draws, redshift {}", report.draws, report.redshift);
+    print!("{:>9}{:>13}{:>10}{:>20}", "magnitude", "matched S/N", "mean S/N", "stretched (paper)");
+    report.bands.iter().for_each(|band| print!("{:>20}", format!("linear, {band}")));
+    println!();
+    let ratio = |ratio: &Ratio| format!("{:.4} +- {:.4}", ratio.value, ratio.error);
+    for row in &report.rows {
+        let (matched, mean) = (row.matched_signal_to_noise, row.mean_signal_to_noise);
+        print!("{:>9}{matched:>13.1}{mean:>10.2}{:>20}", row.magnitude, ratio(&row.stretched));
+        row.linear.iter().for_each(|value| print!("{:>20}", ratio(value)));
+        println!();
+    }
+    println!(
+        "the stretched ratio {} with magnitude within 2 standard errors",
+        if report.rises { "rises" } else { "does not rise" }
+    );
+}

@@ -1,0 +1,180 @@
+//! `unseeing evaluate recovery`: the products of a simulated survey against its truths.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use crate::cli::DONE;
+use crate::evaluate::recovery::{self, Blank, Object, Response, Row};
+use crate::evaluate::truths::Truths;
+use crate::posterior::Flag;
+use crate::product::run::products;
+use crate::product::{Shard, ShardMeta};
+use crate::report::{Chart, Series};
+use crate::{Error, Result};
+
+/// Arguments of `unseeing evaluate recovery`.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// The run folder of a survey that `unseeing simulate` made and `unseeing run` worked on, or one product file
+    run: PathBuf,
+    /// Its truths
+    #[arg(long, value_name = "FILE")]
+    truth: PathBuf,
+    /// The same galaxies and noise with the opposite shear: run folder (or product file) and truths
+    #[arg(long, num_args = 2, value_names = ["RUN", "TRUTH"], requires = "shear")]
+    minus: Vec<PathBuf>,
+    /// The reduced shear of the first, G1,G2
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
+    shear: Vec<f64>,
+    /// Only these quantities, by their names in the products
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "flux_0,flux_1,flux_2,colour_0,colour_1,r50,concentration,e1,e2"
+    )]
+    quantities: Vec<String>,
+    /// Leaves objects with any of these flags out
+    #[arg(long, value_delimiter = ',', default_value = "lost_draws,non_finite_draws")]
+    without: Vec<String>,
+    /// Draws pull and bias over observed S/N
+    #[arg(long, value_name = "FILE.png")]
+    plot: Option<PathBuf>,
+    /// Answers in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    objects: usize,
+    left_out: usize,
+    rows: Vec<Row>,
+    responses: Vec<Response>,
+    blank: Option<Blank>,
+}
+
+/// Runs the command and returns the exit code.
+pub fn run(args: &Args) -> Result<i32> {
+    let (mut objects, errors, meta) = compare(&args.run, &args.truth)?;
+    let mut flagged = 0;
+    for name in &args.without {
+        let Some(flag) = Flag::ALL.into_iter().find(|flag| flag.name() == name) else {
+            return Err(Error::usage(format!("--without {name}: there is no such flag")));
+        };
+        flagged |= flag.bit();
+    }
+    let blank = {
+        let pairs: Vec<(&Object, f64)> = objects.iter().zip(errors).collect();
+        recovery::blank(&pairs, meta.reference, Flag::NotDetected.bit())
+    };
+    let responses = match (&args.minus[..], &args.shear[..]) {
+        ([], _) => Vec::new(),
+        ([run, truth], &[g1, g2]) => recovery::responses(&objects, &compare(run, truth)?.0, [g1, g2]),
+        _ => return Err(Error::usage("--shear: expected G1,G2")),
+    };
+    for object in &mut objects {
+        object.quantities.retain(|name, _| args.quantities.contains(name));
+    }
+    let left_out = objects.iter().filter(|object| object.flags & flagged != 0).count();
+    let report = Report { objects: objects.len(), left_out, rows: recovery::rows(&objects, flagged), responses, blank };
+    if let Some(path) = &args.plot {
+        plot(&report.rows)?.save(path)?;
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
+        println!("{text}");
+    } else {
+        print(&report, &meta);
+    }
+    Ok(DONE)
+}
+
+/// All finished objects of a run against their truths, the errors of their Kron fluxes, and what the run's files say.
+fn compare(run: &Path, truth: &Path) -> Result<(Vec<Object>, Vec<f64>, ShardMeta)> {
+    let truths = Truths::open(truth)?;
+    let (mut objects, mut errors, mut meta) = (Vec::new(), Vec::new(), None);
+    for product in products(run)? {
+        let shard = Shard::open(&product.path)?;
+        for record in shard.all_numbers() {
+            let record = record?;
+            let Some(truth) = truths.of(&record.id)? else {
+                return Err(Error::file(truth, format!("there is no truth of object {}", record.id)));
+            };
+            if let Some(object) = Object::of(&record, &truth, &shard.meta)? {
+                objects.push(object);
+                errors.push(record.vector("kron_flux_error").get(shard.meta.reference).copied().unwrap_or(f64::NAN));
+            }
+        }
+        meta = Some(shard.meta);
+    }
+    match meta {
+        Some(meta) if !objects.is_empty() => Ok((objects, errors, meta)),
+        _ => Err(Error::usage(format!("{}: no object is finished yet", run.display()))),
+    }
+}
+
+fn plot(rows: &[Row]) -> Result<crate::report::Canvas> {
+    let mut chart = Chart::new("Pull: (mean - truth) / sd, by observed S/N", "observed S/N", "mean pull");
+    chart.log_x = true;
+    let mut series: Vec<Series> = Vec::new();
+    for row in rows.iter().filter(|row| row.binned_by == "observed S/N") {
+        // The last bin has no upper edge, the first none on a logarithmic axis.
+        let low = if row.low > 0.0 { row.low } else { 5.0 };
+        let middle = (low * row.high.unwrap_or(4.0 * low)).sqrt();
+        let index = series.iter().position(|series| series.name == row.quantity).unwrap_or_else(|| {
+            series.push(Series { name: row.quantity.clone(), points: Vec::new() });
+            series.len() - 1
+        });
+        // Beside each other, and each with its error bar: up, down and back.
+        let x = middle * 1.03f64.powi(index as i32);
+        let bar = [0.0, 1.0, -1.0, 0.0].map(|errors| (x, row.pull.value + errors * row.pull.error));
+        series[index].points.extend(bar);
+    }
+    chart.draw(&series)
+}
+
+fn print(report: &Report, meta: &ShardMeta) {
+    println!("{} objects, {} of them left out for their flags", report.objects, report.left_out);
+    let bands: Vec<String> = meta.bands.iter().enumerate().map(|(index, band)| format!("{index} = {band}")).collect();
+    println!("bands: {}; bias is relative for fluxes and radii\n", bands.join(", "));
+    println!(
+        "{:<14}{:<14}{:>12}{:>5}{:>20}{:>17}{:>15}{:>8}",
+        "quantity", "binned by", "bin", "n", "bias", "pull", "sd of pull", "in 1 sd"
+    );
+    for row in &report.rows {
+        let bin = row.high.map_or(format!("> {}", row.low), |high| format!("{} - {high}", row.low));
+        println!(
+            "{:<14}{:<14}{bin:>12}{:>5}{:>10.4} +- {:<6.4}{:>8.2} +- {:<5.2}{:>6.2} +- {:<5.2}{:>8.2}",
+            row.quantity,
+            row.binned_by,
+            row.objects,
+            row.bias.value,
+            row.bias.error,
+            row.pull.value,
+            row.pull.error,
+            row.pull_sd.value,
+            row.pull_sd.error,
+            row.within_1_sd
+        );
+    }
+    for response in &report.responses {
+        let Response { component, shear, objects, posterior, truth, difference } = response;
+        println!(
+            "\nshear response of {component} at {shear} ({objects} objects): {:.3} +- {:.3}, of the truth {:.3} +- {:.3}, difference {:.3} +- {:.3}",
+            posterior.value, posterior.error, truth.value, truth.error, difference.value, difference.error
+        );
+    }
+    if let Some(blank) = &report.blank {
+        println!(
+            "\nblank sky ({} objects): flux / sd {:.2} +- {:.2}, flux / error of the Kron flux {:.2} +- {:.2}, flagged not_detected {:.0} %",
+            blank.objects,
+            blank.flux_over_sd.value,
+            blank.flux_over_sd.error,
+            blank.flux_over_kron_error.value,
+            blank.flux_over_kron_error.error,
+            100.0 * blank.not_detected
+        );
+    }
+}

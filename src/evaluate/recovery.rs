@@ -1,0 +1,279 @@
+//! Recovery: how well the products of a simulated survey give back its truths. Bias and pull of fluxes, size, shape and
+//! colours, in bins of what was *observed* (flux S/N, size over PSF), never of the truth: bins of truths would be biased by
+//! the selection alone.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::Result;
+use crate::posterior::morphology::morphology;
+use crate::product::statistics::summary;
+use crate::product::{ObjectRecord, RecordArray, ShardMeta, Status};
+
+/// Lower edges of the bins of observed S/N (Kron flux over its error, reference band).
+pub const SIGNAL_BINS: [f64; 5] = [0.0, 20.0, 50.0, 100.0, 200.0];
+/// Lower edges of the bins of the posterior's half-light radius over the PSF's (half its FWHM).
+pub const SIZE_BINS: [f64; 4] = [0.0, 1.0, 2.0, 4.0];
+
+/// What is compared for an object.
+#[derive(Clone, Debug, Serialize)]
+pub struct Object {
+    pub id: String,
+    pub flags: u32,
+    /// Observed S/N in the reference band, and size over PSF.
+    pub signal_to_noise: f64,
+    pub size_over_psf: f64,
+    /// By quantity: truth, posterior mean, posterior standard deviation.
+    pub quantities: BTreeMap<String, [f64; 3]>,
+}
+
+impl Object {
+    /// Compares a record with its truth (`[C, n, n]`, nJy per pixel of the product's grid). `None` for failed objects.
+    ///
+    /// Errors: a truth of another shape than the product's.
+    pub fn of(record: &ObjectRecord, truth: &RecordArray, meta: &ShardMeta) -> Result<Option<Object>> {
+        if record.status != Status::Done {
+            return Ok(None);
+        }
+        let bands = meta.bands.len();
+        let pitch = meta.pixel_kpc * meta.size as f64 / truth.shape.last().copied().unwrap_or(1).max(1) as f64;
+        let known = morphology(&truth.values, bands, pitch, meta.reference)?;
+        let mut quantities = BTreeMap::new();
+        for (name, truth) in known {
+            let posterior = summary(record.sample(&name).unwrap_or_default());
+            quantities.insert(name, [f64::from(truth), posterior.mean, posterior.sd]);
+        }
+        let vector = |name: &str| record.vector(name).get(meta.reference).copied().unwrap_or(f64::NAN);
+        let arcsec = record.scalar("pixel_scale").unwrap_or(f64::NAN) / meta.pixel_kpc;
+        let r50 = quantities.get("r50").map_or(f64::NAN, |values| values[1]);
+        Ok(Some(Object {
+            id: record.id.clone(),
+            flags: record.flags,
+            signal_to_noise: vector("kron_flux") / vector("kron_flux_error"),
+            size_over_psf: r50 * arcsec / (0.5 * vector("psf_fwhm")),
+            quantities,
+        }))
+    }
+}
+
+/// A number with its standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    pub value: f64,
+    pub error: f64,
+}
+
+impl Measured {
+    fn mean(values: &[f64]) -> Measured {
+        let count = values.len() as f64;
+        let (mean, sd) = mean_sd(values);
+        Measured { value: mean, error: sd / count.sqrt() }
+    }
+
+    /// The standard deviation; its error is that of normal values.
+    fn sd(values: &[f64]) -> Measured {
+        let (_, sd) = mean_sd(values);
+        Measured { value: sd, error: sd / (2.0 * (values.len() as f64 - 1.0)).sqrt() }
+    }
+}
+
+fn mean_sd(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (mean, variance.sqrt())
+}
+
+/// One quantity in one bin.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub quantity: String,
+    /// What is binned, and the bin's edges (no upper one for the last).
+    pub binned_by: &'static str,
+    pub low: f64,
+    pub high: Option<f64>,
+    pub objects: usize,
+    /// Mean of (posterior mean - truth), over the truth for fluxes and radii.
+    pub bias: Measured,
+    /// Mean and standard deviation of (posterior mean - truth) / posterior standard deviation.
+    pub pull: Measured,
+    pub pull_sd: Measured,
+    /// Truths within one posterior standard deviation of the mean; 0.68 for a normal posterior.
+    pub within_1_sd: f64,
+}
+
+/// Quantities whose bias is relative.
+fn relative(name: &str) -> bool {
+    name.starts_with("flux") || ["r20", "r50", "r80"].contains(&name)
+}
+
+/// What objects are binned by.
+type Value = fn(&Object) -> f64;
+
+/// Rows for every quantity that was compared, by observed S/N and by size over PSF; bins with fewer than three objects are
+/// left out. `flagged` are flags whose objects are left out.
+pub fn rows(objects: &[Object], flagged: u32) -> Vec<Row> {
+    let kept: Vec<&Object> = objects.iter().filter(|object| object.flags & flagged == 0).collect();
+    let mut rows = Vec::new();
+    let names: Vec<&String> = kept.first().map_or(Vec::new(), |object| object.quantities.keys().collect());
+    let by: [(&str, &[f64], Value); 2] = [
+        ("observed S/N", &SIGNAL_BINS, |object| object.signal_to_noise),
+        ("size / PSF", &SIZE_BINS, |object| object.size_over_psf),
+    ];
+    for (binned_by, edges, value) in by {
+        for name in &names {
+            for (index, &low) in edges.iter().enumerate() {
+                let high = edges.get(index + 1).copied();
+                let inside = |object: &&&Object| {
+                    let value = value(object);
+                    value >= low && high.is_none_or(|high| value < high)
+                };
+                let found: Vec<[f64; 3]> = kept
+                    .iter()
+                    .filter(inside)
+                    .filter_map(|object| object.quantities.get(*name).copied())
+                    .filter(|[truth, mean, sd]| truth.is_finite() && mean.is_finite() && *sd > 0.0)
+                    // Nothing is relative to nothing: blank sky has a summary of its own.
+                    .filter(|[truth, _, _]| !relative(name) || *truth > 0.0)
+                    .collect();
+                if found.len() < 3 {
+                    continue;
+                }
+                let of = |value: fn(&[f64; 3]) -> f64| found.iter().map(value).collect::<Vec<f64>>();
+                let biases = if relative(name) { of(|[t, m, _]| (m - t) / t) } else { of(|[t, m, _]| m - t) };
+                let pulls = of(|[truth, mean, sd]| (mean - truth) / sd);
+                let within = pulls.iter().filter(|pull| pull.abs() < 1.0).count() as f64 / pulls.len() as f64;
+                rows.push(Row {
+                    quantity: name.to_string(),
+                    binned_by,
+                    low,
+                    high,
+                    objects: found.len(),
+                    bias: Measured::mean(&biases),
+                    pull: Measured::mean(&pulls),
+                    pull_sd: Measured::sd(&pulls),
+                    within_1_sd: within,
+                });
+            }
+        }
+    }
+    rows
+}
+
+/// Response of an ellipticity to shear: mean of (e(+g) - e(-g)) / 2g over the objects of both surveys, for the posterior
+/// mean and for the truth.
+#[derive(Clone, Debug, Serialize)]
+pub struct Response {
+    pub component: &'static str,
+    pub shear: f64,
+    pub objects: usize,
+    pub posterior: Measured,
+    pub truth: Measured,
+    /// Mean of the differences of both.
+    pub difference: Measured,
+}
+
+/// The response of two surveys of the same galaxies under opposite shears; a component without shear is left out.
+pub fn responses(plus: &[Object], minus: &[Object], shear: [f64; 2]) -> Vec<Response> {
+    let others: BTreeMap<&str, &Object> = minus.iter().map(|object| (object.id.as_str(), object)).collect();
+    let mut out = Vec::new();
+    for (component, shear) in ["e1", "e2"].into_iter().zip(shear) {
+        let pairs: Vec<[f64; 2]> = plus
+            .iter()
+            .filter_map(|object| {
+                let (own, other) =
+                    (object.quantities.get(component)?, others.get(object.id.as_str())?.quantities.get(component)?);
+                Some([1, 0].map(|which| (own[which] - other[which]) / (2.0 * shear)))
+            })
+            .filter(|pair| pair.iter().all(|value| value.is_finite()))
+            .collect();
+        if shear == 0.0 || pairs.len() < 3 {
+            continue;
+        }
+        let of = |value: fn(&[f64; 2]) -> f64| Measured::mean(&pairs.iter().map(value).collect::<Vec<_>>());
+        let (posterior, truth, difference) = (of(|pair| pair[0]), of(|pair| pair[1]), of(|pair| pair[0] - pair[1]));
+        out.push(Response { component, shear, objects: pairs.len(), posterior, truth, difference });
+    }
+    out
+}
+
+/// What a survey of blank sky gave: fluxes of the reference band in units of their posterior standard deviation, and of
+/// the standard deviation of the Kron flux.
+#[derive(Clone, Debug, Serialize)]
+pub struct Blank {
+    pub objects: usize,
+    pub flux_over_sd: Measured,
+    pub flux_over_kron_error: Measured,
+    /// Part of the objects that have the flag `not_detected`.
+    pub not_detected: f64,
+}
+
+/// Of the objects whose truth has no light; `None` without any.
+pub fn blank(records: &[(&Object, f64)], reference: usize, not_detected: u32) -> Option<Blank> {
+    let name = format!("flux_{reference}");
+    let empty: Vec<(&Object, [f64; 3], f64)> = records
+        .iter()
+        .filter_map(|(object, error)| Some((*object, *object.quantities.get(&name)?, *error)))
+        .filter(|(_, [truth, mean, _], _)| *truth == 0.0 && mean.is_finite())
+        .collect();
+    if empty.len() < 2 {
+        return None;
+    }
+    let sd: Vec<f64> = empty.iter().map(|(_, [_, mean, sd], _)| mean / sd).collect();
+    let kron: Vec<f64> = empty.iter().map(|(_, [_, mean, _], error)| mean / error).collect();
+    let flagged = empty.iter().filter(|(object, _, _)| object.flags & not_detected != 0).count() as f64;
+    Some(Blank {
+        objects: empty.len(),
+        flux_over_sd: Measured::mean(&sd),
+        flux_over_kron_error: Measured::mean(&kron),
+        not_detected: flagged / empty.len() as f64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Key, Purpose};
+
+    /// Objects whose posterior is right, but for a factor in the mean and in the standard deviation.
+    fn objects(bias: f64, sd: f64) -> Vec<Object> {
+        let normal = Key::new(1, "recovery", 0, Purpose::Evaluation, 0).normal(400);
+        let one = |index: usize| {
+            let (truth, error) = (100.0, 3.0);
+            let mean = (truth + error * f64::from(normal[index])) * bias;
+            let e1 = 0.1 * f64::from(normal[index + 200]);
+            let quantities = [("flux_0", [truth, mean, error * sd]), ("e1", [e1, e1 + 0.02, 0.05])];
+            Object {
+                id: format!("{index}"),
+                flags: u32::from(index == 7),
+                signal_to_noise: 30.0,
+                size_over_psf: 1.5,
+                quantities: quantities.into_iter().map(|(name, values)| (name.to_string(), values)).collect(),
+            }
+        };
+        (0..200).map(one).collect()
+    }
+
+    #[test]
+    fn bias_and_pull_are_found_in_their_bin() {
+        let found = rows(&objects(1.05, 0.5), 1);
+        let flux = found.iter().find(|row| row.quantity == "flux_0" && row.binned_by == "observed S/N").unwrap();
+        assert_eq!((flux.low, flux.high, flux.objects), (20.0, Some(50.0), 199));
+        assert!((flux.bias.value - 0.05).abs() < 4.0 * flux.bias.error && flux.bias.error < 0.004, "{flux:?}");
+        assert!((flux.pull.value - 5.0 / 1.5).abs() < 0.5 && (flux.pull_sd.value - 2.1).abs() < 0.3, "{flux:?}");
+        let shape = found.iter().find(|row| row.quantity == "e1" && row.binned_by == "size / PSF").unwrap();
+        assert!((shape.bias.value - 0.02).abs() < 1e-9 && (shape.low, shape.within_1_sd) == (1.0, 1.0), "{shape:?}");
+        assert_eq!(found.len(), 4, "empty bins are left out");
+    }
+
+    #[test]
+    fn the_response_is_that_of_posterior_and_truth() {
+        let (mut plus, mut minus) = (objects(1.0, 1.0), objects(1.0, 1.0));
+        plus.iter_mut().for_each(|object| *object.quantities.get_mut("e1").unwrap() = [0.10, 0.06, 0.01]);
+        minus.iter_mut().for_each(|object| *object.quantities.get_mut("e1").unwrap() = [-0.10, -0.04, 0.01]);
+        let found = responses(&plus, &minus, [0.05, 0.0]);
+        assert_eq!(found.len(), 1);
+        assert!((found[0].posterior.value - 1.0).abs() < 1e-9 && (found[0].truth.value - 2.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,152 @@
+//! How far an object's result can be trusted: variance ratios, posterior-predictive p, power of the residuals, likeness to
+//! the prior, photometry of the input against that of the model; and the flags that follow from them.
+
+use super::object_record::{Geometry, indexed};
+use crate::Result;
+use crate::config::{FlagsConfig, NoiseModel};
+use crate::observe::{Autocovariance, Band, Observation};
+use crate::posterior::flags::Flag;
+use crate::posterior::{Node, predictive, residual, unlike, variance_ratio};
+
+/// Radius of the aperture in which the input's photometry is compared with the model's, arcsec.
+const APERTURE: f64 = 1.5;
+/// PSF and flat field are not known better than this part of the flux.
+const SYSTEMATIC: f64 = 0.02;
+
+/// What trust is judged by, besides the record's own parts. Planes are of the window, `[C, my, mx]`.
+pub struct Evidence<'a> {
+    pub observation: &'a Observation,
+    pub geometry: &'a Geometry,
+    pub node: &'a Node,
+    pub noise: NoiseModel,
+    pub thresholds: &'a FlagsConfig,
+    /// Per-draw quantities of the interim prior; may be empty.
+    pub prior_draws: &'a [(String, Vec<f32>)],
+    /// The data, what the posterior mean predicts (sky and all), and the sky level of each band.
+    pub data: &'a [f32],
+    pub model: &'a [f32],
+    pub sky: &'a [f32],
+    /// Variance of the noise, and of the predicted observation over draws.
+    pub variance: &'a [f32],
+    pub model_variance: &'a [f64],
+    /// Whether a pixel counts and the field's edge hardly matters there, and whether the galaxy outshines the noise besides.
+    pub counts: &'a [bool],
+    pub bright: &'a [bool],
+    /// Posterior and prior variance in linear flux at amplitude one, `[C, n, n]`.
+    pub unit_variance: &'a [f64],
+    pub prior_variance: &'a [f64],
+    pub size: usize,
+}
+
+/// Scalars of the product schema, and bits of flags.
+pub fn judge(evidence: &Evidence) -> Result<(Vec<(String, f64)>, u32)> {
+    let bands = &evidence.observation.bands;
+    let (mut scalars, mut flags) = (Vec::new(), 0);
+    let mut flag = |which: Flag, on: bool| flags |= if on { which.bit() } else { 0 };
+    let thresholds = evidence.thresholds;
+
+    let (own, prior, size) = (evidence.unit_variance, evidence.prior_variance, evidence.size);
+    put(&mut scalars, "variance_ratio_linear", variance_ratio::by_band(own, prior, bands.len(), size)?);
+    put(&mut scalars, "variance_ratio_profile", variance_ratio::profile(own, prior, bands.len(), size)?.concat());
+
+    let correlation = |band: &Band| match evidence.noise {
+        NoiseModel::White => 1.0,
+        NoiseModel::Correlated => squared_correlation(&band.autocovariance),
+    };
+    let plane = evidence.counts.len() / bands.len();
+    let freedom = |pixels: &[bool]| {
+        let counts = pixels.chunks(plane).map(|plane| plane.iter().filter(|on| **on).count() as f64);
+        predictive::freedom(&counts.zip(bands.iter().map(correlation)).collect::<Vec<_>>())
+    };
+    // The mean over draws of the squared residual is that of the mean plus the draws' variance.
+    let p = |pixels: &[bool]| {
+        let squares = (0..pixels.len()).filter(|&index| pixels[index]).map(|index| {
+            let residual = f64::from(evidence.data[index]) - f64::from(evidence.model[index]);
+            (residual * residual + evidence.model_variance[index]) / f64::from(evidence.variance[index])
+        });
+        let count = pixels.iter().filter(|on| **on).count() as f64;
+        predictive::exceedance(squares.sum::<f64>() / count, freedom(pixels))
+    };
+    let in_galaxy = p(evidence.bright);
+    put(&mut scalars, "predictive_p", [p(evidence.counts)]);
+    put(&mut scalars, "predictive_p_galaxy", [in_galaxy]);
+    flag(Flag::PoorPrediction, in_galaxy < thresholds.predictive_p);
+
+    let mut power = Vec::new();
+    for (index, band) in bands.iter().enumerate() {
+        let of = index * plane..(index + 1) * plane;
+        let scaled: Vec<f32> = of
+            .clone()
+            .map(|pixel| (evidence.data[pixel] - evidence.model[pixel]) / evidence.variance[pixel].sqrt())
+            .collect();
+        let shape = evidence.geometry.field.shape.map(|side| side as usize);
+        let own = &band.autocovariance;
+        let lag = if evidence.noise == NoiseModel::White { 0 } else { own.lag };
+        let rho = |dy: isize, dx: isize| own.at(dy, dx) / own.at(0, 0);
+        power.extend(residual::power(&scaled, &evidence.counts[of], shape, lag, rho)?);
+    }
+    flag(Flag::ResidualStructure, power.iter().step_by(residual::BINS).any(|&low| low > thresholds.residual_power));
+    put(&mut scalars, "residual_power", power);
+
+    let tail = unlike::prior_tail(&evidence.node.samples, evidence.prior_draws);
+    flag(Flag::UnlikePrior, tail < thresholds.unlike_prior);
+    put(&mut scalars, "prior_tail", [tail]);
+
+    put(&mut scalars, "kron_flux", bands.iter().map(|band| band.flux));
+    put(&mut scalars, "kron_flux_error", bands.iter().map(|band| band.flux_error));
+    flag(Flag::NotDetected, bands.iter().all(|band| band.flux < thresholds.detection * band.flux_error));
+    let apertures: Vec<Aperture> = (0..bands.len()).map(|band| Aperture::of(evidence, band, plane)).collect();
+    let mismatch = |aperture: &Aperture| {
+        let scale = aperture.error.hypot(SYSTEMATIC * aperture.model);
+        (aperture.observed - aperture.model).abs() > thresholds.aperture * scale
+    };
+    flag(Flag::ApertureMismatch, apertures.iter().any(mismatch));
+    put(&mut scalars, "aperture_flux", apertures.iter().map(|aperture| aperture.observed));
+    put(&mut scalars, "aperture_flux_error", apertures.iter().map(|aperture| aperture.error));
+    put(&mut scalars, "aperture_flux_model", apertures.iter().map(|aperture| aperture.model));
+    Ok((scalars, flags))
+}
+
+/// A scalar, or the elements of a vector under the schema's names.
+fn put(scalars: &mut Vec<(String, f64)>, name: &str, values: impl IntoIterator<Item = f64>) {
+    let single = ["predictive_p", "predictive_p_galaxy", "prior_tail"].contains(&name);
+    let named = |(index, value)| (if single { name.to_string() } else { indexed(name, index) }, value);
+    scalars.extend(values.into_iter().enumerate().map(named));
+}
+
+/// Sum over all lags of the squared correlation.
+fn squared_correlation(own: &Autocovariance) -> f64 {
+    own.values.iter().map(|value| (value / own.at(0, 0)).powi(2)).sum()
+}
+
+/// Fluxes on the usable pixels of a circle about the target.
+struct Aperture {
+    observed: f64,
+    model: f64,
+    error: f64,
+}
+
+impl Aperture {
+    fn of(evidence: &Evidence, band: usize, plane: usize) -> Aperture {
+        let field = &evidence.geometry.field;
+        let (width, radius) = (field.shape[1] as usize, APERTURE / field.detector_pitch);
+        let inside = |index: usize| {
+            let (x, y) = ((index % width) as f64 - field.target[0], (index / width) as f64 - field.target[1]);
+            x.hypot(y) <= radius
+        };
+        let own = &evidence.observation.bands[band].autocovariance;
+        // The variance of a large sum over that of white noise.
+        let excess = match evidence.noise {
+            NoiseModel::White => 1.0,
+            NoiseModel::Correlated => (own.values.iter().sum::<f64>() / own.at(0, 0)).max(1.0),
+        };
+        let sky = f64::from(evidence.sky[band]);
+        let (mut observed, mut model, mut variance) = (0.0, 0.0, 0.0);
+        for index in (0..plane).filter(|&index| inside(index) && evidence.counts[band * plane + index]) {
+            observed += f64::from(evidence.data[band * plane + index]) - sky;
+            model += f64::from(evidence.model[band * plane + index]) - sky;
+            variance += f64::from(evidence.variance[band * plane + index]);
+        }
+        Aperture { observed, model, error: (variance * excess).sqrt() }
+    }
+}

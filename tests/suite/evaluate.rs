@@ -1,0 +1,138 @@
+//! The experiments of `unseeing evaluate` on small simulated surveys, through the real binary; and where a galaxy is in the
+//! exported images.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::{python, unseeing};
+
+const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
+
+/// A finished survey: what `simulate` is told, and the steps of the sampler.
+fn survey(folder: &Path, name: &str, options: &[&str], steps: u32) -> PathBuf {
+    let survey = folder.join(name);
+    let mut simulate = unseeing();
+    simulate.args(["simulate", "--neighbours", "0", "--depth", "wide", "--prior", PRIOR]).args(options).arg(&survey);
+    let made = simulate.output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let config = survey.join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains("\nsteps = 32"));
+    std::fs::write(&config, text.replace("\nsteps = 32", &format!("\nsteps = {steps}"))).unwrap();
+    let run = unseeing().arg("run").arg(&config).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    survey
+}
+
+fn json(command: &mut Command) -> Value {
+    let output = command.arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Few draws of few steps: that all parts fit together is tested here, not how good the posterior is.
+#[test]
+fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        ["--galaxies", "prior", "--objects", "3", "--samples", "4", "--redshift", "0.4,0.5", "--magnitude", "19,20"];
+    let survey = survey(folder.path(), "survey", &options, 8);
+    let (run, truth) = (survey.join("run"), survey.join("truth.hdf5"));
+    let plot = folder.path().join("recovery.png");
+    let report =
+        json(unseeing().args(["evaluate", "recovery"]).arg(&run).arg("--truth").arg(&truth).arg("--plot").arg(&plot));
+    assert_eq!(report["objects"], 3);
+    let rows = report["rows"].as_array().unwrap();
+    let flux = rows.iter().find(|row| row["quantity"] == "flux_1" && row["binned_by"] == "observed S/N").unwrap();
+    assert_eq!((&flux["low"], &flux["high"], &flux["objects"]), (&200.0.into(), &Value::Null, &3.into()), "{flux}");
+    // Bright galaxies: even a few steps give the flux to some per cent.
+    assert!(flux["bias"]["value"].as_f64().unwrap().abs() < 0.05, "{flux}");
+    assert!(std::fs::read(&plot).unwrap().starts_with(b"\x89PNG"));
+    let none = unseeing().args(["evaluate", "recovery", "nowhere", "--truth"]).arg(&truth).output().unwrap();
+    assert_eq!(none.status.code(), Some(2));
+
+    let all = json(
+        unseeing().args(["evaluate", "compare"]).arg(&run).arg("--truth").arg(&truth).args(["--only", "sim-0001"]),
+    );
+    let entries = all[0]["entries"].as_array().unwrap();
+    let methods: Vec<_> = entries.iter().map(|entry| entry["method"].as_str().unwrap()).collect();
+    assert_eq!((all.as_array().unwrap().len(), methods), (1, vec!["posterior mean", "Richardson-Lucy", "Wiener"]));
+    for entry in entries {
+        assert!((entry["score"]["flux_ratio"].as_f64().unwrap() - 1.0).abs() < 0.1, "{entry}");
+        assert!(entry["score"]["psnr"].as_f64().unwrap() > 20.0, "{entry}");
+    }
+}
+
+/// Where there is nothing, the result says so: a flag, and a flux that is no more than the noise of an aperture allows.
+#[test]
+fn evaluate_blank_sky_is_flagged() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--galaxies", "blank", "--objects", "2", "--samples", "4", "--redshift", "0.4,0.5"];
+    let survey = survey(folder.path(), "survey", &options, 8);
+    let (run, truth) = (survey.join("run"), survey.join("truth.hdf5"));
+    let report = json(unseeing().args(["evaluate", "recovery"]).arg(&run).arg("--truth").arg(&truth));
+    let blank = &report["blank"];
+    assert_eq!((&blank["objects"], &blank["not_detected"]), (&2.into(), &1.0.into()), "{report}");
+    assert!(blank["flux_over_kron_error"]["value"].as_f64().unwrap().abs() < 3.0, "{blank}");
+    assert_eq!(report["rows"].as_array().unwrap().len(), 0, "there is no truth to compare with");
+    let csv = folder.path().join("c.csv");
+    let made = unseeing().arg("catalogue").arg(&run).arg("--out").arg(&csv).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let text = std::fs::read_to_string(csv).unwrap();
+    assert_eq!(text.lines().skip(1).filter(|line| line.contains("not_detected")).count(), 2, "{text}");
+}
+
+#[test]
+fn evaluate_dominance_follows_the_magnitude() {
+    let folder = tempfile::tempdir().unwrap();
+    let plot = folder.path().join("dominance.png");
+    let mut command = unseeing();
+    command.args(["evaluate", "dominance", "--magnitudes", "19,24", "--draws", "6", "--steps", "8", "--block", "6"]);
+    let report = json(command.args(["--prior", PRIOR, "--redshift", "0.4", "--plot"]).arg(&plot));
+    let rows = report["rows"].as_array().unwrap();
+    let number = |row: usize, name: &str| rows[row][name].as_f64().unwrap();
+    // Five magnitudes are a factor of 100 in flux.
+    let ratio = number(0, "matched_signal_to_noise") / number(1, "matched_signal_to_noise");
+    assert!((ratio - 100.0).abs() < 0.1, "{ratio}");
+    let stretched = |row: usize| rows[row]["stretched"]["value"].as_f64().unwrap();
+    assert!(stretched(1) > 2.0 * stretched(0) && report["rises"] == true, "{report}");
+    assert!(std::fs::read(&plot).unwrap().starts_with(b"\x89PNG"));
+}
+
+const CENTROID: &str = r#"
+import sys, numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from astropy.coordinates import SkyCoord
+f = fits.open(sys.argv[1])
+image = f["MEAN"].data[1].astype(float)
+y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+at = np.array(np.unravel_index(image.argmax(), image.shape))[::-1].astype(float)
+near = (x - at[0]) ** 2 + (y - at[1]) ** 2 < 5**2
+at = [(image * near * axis).sum() / (image * near).sum() for axis in (x, y)]
+found = WCS(f["MEAN"].header, naxis=2).pixel_to_world(*at)
+print(found.separation(SkyCoord(float(sys.argv[2]), float(sys.argv[3]), unit="deg")).arcsec)
+"#;
+
+/// A point source ends where the catalogue says, to 0.05 arcsec.
+#[test]
+fn exported_galaxies_are_where_the_sky_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        ["--galaxies", "point", "--objects", "1", "--samples", "4", "--redshift", "0.4,0.4", "--magnitude", "19,19"];
+    let survey = survey(folder.path(), "survey", &options, 16);
+    let out = folder.path().join("fits");
+    let exported = unseeing().arg("export").arg(survey.join("run")).arg("--out").arg(&out).output().unwrap();
+    assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+    let catalog = std::fs::read_to_string(survey.join("catalog.csv")).unwrap();
+    let row: Vec<&str> = catalog.lines().last().unwrap().split(',').collect();
+    let Some(python) = python("astropy") else { return };
+    let image = out.join("sim-0000.fits");
+    let output = Command::new(python).args(["-c", CENTROID]).arg(image).args([row[1], row[2]]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let away: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
+    println!("{away:.4} arcsec away");
+    assert!(away < 0.05, "{away} arcsec from its place in the catalogue");
+}
