@@ -2,12 +2,18 @@
 
 #[path = "suite/calibration.rs"]
 mod calibration;
+#[path = "suite/chaos.rs"]
+mod chaos;
 #[path = "suite/common.rs"]
 mod common;
 #[path = "suite/crash.rs"]
 mod crash;
+#[path = "suite/disk.rs"]
+mod disk;
 #[path = "suite/doctor.rs"]
 mod doctor;
+#[path = "suite/failpoints.rs"]
+mod failpoints;
 #[path = "suite/import.rs"]
 mod import;
 #[path = "suite/inputs.rs"]

@@ -12,6 +12,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::cluster::{self, Comm, signals};
 use crate::device::Compute;
+use crate::failpoint;
 use crate::prior::Prior;
 use crate::survey;
 use crate::survey::engine::Engine;
@@ -49,6 +50,7 @@ pub fn run(args: Args) -> Result<i32> {
     cluster::abort_on_panic();
     let comm = cluster::join()?;
     start_log(comm.as_ref(), args.log_json.as_deref());
+    failpoint::at("run.joined")?;
     let options = Options {
         config: args.config,
         factory: match args.engine {
@@ -62,6 +64,7 @@ pub fn run(args: Args) -> Result<i32> {
         stop,
     };
     let outcome = survey::run::run(comm.as_ref(), &options);
+    failpoint::at("run.leaving")?;
     // Before any return, because a rank that leaves without this makes the others wait.
     comm.finish()?;
     outcome

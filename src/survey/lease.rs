@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::engine::SavedBlock;
+use super::engine::{Packed, SavedBlock};
 use crate::catalog::Target;
 use crate::posterior::Node;
 use crate::posterior::tree::{TreeNode, assemble};
@@ -22,6 +22,8 @@ pub struct Lease {
     /// Blocks of the whole object.
     pub blocks: u32,
     pub node: TreeNode,
+    /// Where its inputs are, unless in files of their own.
+    pub packed: Option<Packed>,
     /// Parts that are done.
     pub nodes: Vec<(TreeNode, Node)>,
     /// Blocks that were begun.
@@ -36,6 +38,10 @@ pub enum ToWorker {
     Stop,
     /// Every rank has stopped: leave.
     Exit,
+    /// The leader lives, and will say so again within so many seconds.
+    Alive {
+        seconds: f64,
+    },
 }
 
 /// What a lease came to.

@@ -101,6 +101,7 @@ impl Leader<'_> {
     }
 
     fn claim_one(&mut self) -> Result<()> {
+        self.say_busy()?;
         let open: BTreeSet<u32> = self.shards.keys().copied().collect();
         let Survey { folder, plan, config, .. } = self.survey;
         match open_next(folder, plan, config, &open)? {

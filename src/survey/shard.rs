@@ -1,20 +1,24 @@
 //! A shard that this job works on: its claim, its journal, and how far each of its objects has come.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::claim::{self, Claim, State};
+use super::engine::Packed;
 use super::folder::Folder;
 use super::lease::Lease;
+use super::pack;
 use super::plan::Plan;
 use super::receipt::{Receipt, ShardContext, ShardWriter};
 use super::record::{self, Known, ShardJournal};
+use super::tidy;
 use crate::catalog::Target;
 use crate::config::Config;
 use crate::io::{digest, publish};
 use crate::posterior::tree::TreeNode;
 use crate::product::{ObjectRecord, Status};
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// One object of the shard.
 pub struct Object {
@@ -50,6 +54,8 @@ pub struct OpenShard {
     blocks: u32,
     claim: Claim,
     journal: ShardJournal,
+    /// The shard's packed inputs, if there are any.
+    bundle: Option<PathBuf>,
     pub objects: Vec<Object>,
     started: SystemTime,
     pub worker_seconds: f64,
@@ -142,7 +148,8 @@ impl OpenShard {
         }
         let (first, blocks) = (range.first, plan.blocks);
         let started = SystemTime::now();
-        Ok(OpenShard { index, first, blocks, claim, journal, objects, started, worker_seconds: 0.0 })
+        let bundle = pack::bundle(folder, plan, index)?;
+        Ok(OpenShard { index, first, blocks, claim, journal, bundle, objects, started, worker_seconds: 0.0 })
     }
 
     /// The number of this attempt at the shard.
@@ -201,6 +208,7 @@ impl OpenShard {
             target: object.target.clone(),
             blocks: self.blocks,
             node,
+            packed: self.bundle.clone().map(|bundle| Packed { bundle, place }),
             nodes: object.known.parts.below(node),
             states,
         })
@@ -306,15 +314,21 @@ impl OpenShard {
         self.journal.sync()
     }
 
-    /// Ends the attempt after a stop: nothing is in flight any more, and the shard is free.
+    /// Ends the attempt after a stop: nothing is in flight any more, and the shard is free. The claim is given back even
+    /// where the journal cannot be written, on a full disk: that alone says that no object was to blame.
     pub fn stop(mut self) -> Result<()> {
+        let said = self.end_all();
+        self.claim.release()?;
+        said
+    }
+
+    fn end_all(&mut self) -> Result<()> {
         for place in 0..self.objects.len() {
             if !self.objects[place].active.is_empty() {
                 self.journal.end(self.first + place as u64)?;
             }
         }
-        self.journal.sync()?;
-        self.claim.release()
+        self.journal.sync()
     }
 
     /// Publishes the product and then the receipt. `None` if another job did so first, or has taken the shard.
@@ -364,23 +378,10 @@ impl OpenShard {
             finished: seconds(SystemTime::now()),
             worker_seconds: self.worker_seconds,
         };
+        failpoint::at("receipt.before")?;
         receipt.publish(folder)?;
-        clean(folder, self.index, receipt.failed > 0)?;
+        failpoint::at("receipt.after")?;
+        tidy::clean(folder, self.index, receipt.failed > 0)?;
         Ok(Some(receipt))
     }
-}
-
-/// Removes what only served to make the product. Journals are kept where objects failed, so that `retry` need not do the
-/// others again.
-fn clean(folder: &Folder, shard: u32, keep_journals: bool) -> Result<()> {
-    for attempt in Folder::attempts(&folder.claims(), "claim")?.remove(&shard).unwrap_or_default() {
-        // Somebody else may be cleaning too.
-        let _ = std::fs::remove_file(folder.claim(shard, attempt));
-    }
-    if !keep_journals {
-        for attempt in Folder::attempts(&folder.journals(), "journal")?.remove(&shard).unwrap_or_default() {
-            let _ = std::fs::remove_file(folder.journal(shard, attempt));
-        }
-    }
-    Ok(())
 }

@@ -121,7 +121,7 @@ impl Desk {
                     match order {
                         ToWorker::Stop => self.tell(ToLeader::Stopped),
                         ToWorker::Exit => return,
-                        ToWorker::Lease(_) => {}
+                        ToWorker::Lease(_) | ToWorker::Alive { .. } => {}
                     }
                 }
             }
@@ -134,7 +134,7 @@ impl Desk {
             match self.orders.recv().ok()? {
                 // A lease that comes after a stop was sent before it: the leader still knows all that is in it.
                 ToWorker::Lease(lease) if !self.stopping.load(Ordering::SeqCst) => return Some(lease),
-                ToWorker::Lease(_) => {}
+                ToWorker::Lease(_) | ToWorker::Alive { .. } => {}
                 ToWorker::Stop => self.tell(ToLeader::Stopped),
                 ToWorker::Exit => return None,
             }
@@ -146,7 +146,7 @@ impl Desk {
         while let Some(lease) = next {
             self.pulse.begin(&lease.target.id);
             let started = Instant::now();
-            match engine.open(&lease.target) {
+            match engine.open(&lease.target, lease.packed.as_ref()) {
                 Ok(open) => next = self.serve_object(open.as_ref(), lease, started),
                 Err(error) => {
                     self.fail(&lease, &error);
