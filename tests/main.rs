@@ -22,6 +22,8 @@ mod inputs;
 mod layout;
 #[path = "suite/mpi.rs"]
 mod mpi;
+#[path = "suite/pack.rs"]
+mod pack;
 #[path = "suite/posterior.rs"]
 mod posterior;
 #[path = "suite/prior.rs"]

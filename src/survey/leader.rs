@@ -49,10 +49,19 @@ pub(super) struct Held {
     pub(super) node: TreeNode,
 }
 
+/// Whether a rank keeps a lease that it was asked to give back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Open,
+    Kept,
+}
+
 pub(super) struct Rank {
     pub(super) ready: bool,
     pub(super) stopped: bool,
     pub(super) leases: VecDeque<Held>,
+    /// What came of asking for its oldest lease back, if it was asked.
+    pub(super) asked: Option<Answer>,
     heard: Instant,
     work: u64,
     troubles: u32,
@@ -87,6 +96,7 @@ impl<'a> Leader<'a> {
             ready: false,
             stopped: false,
             leases: VecDeque::new(),
+            asked: None,
             heard: now,
             work: 0,
             troubles: 0,
@@ -210,6 +220,14 @@ impl<'a> Leader<'a> {
                 self.ranks[rank].work = work;
                 self.progress.add_work(new);
             }
+            ToLeader::Yielded { .. } => {
+                let pieces = 2 * self.ranks.len() as u32;
+                if let Some((shard, held)) = self.pop_front(rank) {
+                    shard.take_back(held.place, held.node, pieces)?;
+                }
+                self.begin_front(rank)?;
+            }
+            ToLeader::Kept => self.ranks[rank].asked = Some(Answer::Kept),
             ToLeader::StopRequested => self.stop.store(true, Ordering::SeqCst),
             ToLeader::Stopped => self.ranks[rank].stopped = true,
             ToLeader::Fatal { message, code } => self.give_up(message, code),
@@ -224,7 +242,7 @@ impl<'a> Leader<'a> {
             }
             ToLeader::Done { seconds, outcome, .. } => {
                 self.ranks[rank].troubles = 0;
-                if let Some((shard, held)) = self.ranks[rank].leases.pop_front().and_then(|held| self.find(held)) {
+                if let Some((shard, held)) = self.pop_front(rank) {
                     shard.worker_seconds += seconds;
                     match outcome {
                         Outcome::Node(node) => shard.add_node(held.place, held.node, node)?,
@@ -237,13 +255,20 @@ impl<'a> Leader<'a> {
                 if suspicious {
                     self.trouble(rank, &reason);
                 }
-                if let Some((shard, held)) = self.ranks[rank].leases.pop_front().and_then(|held| self.find(held)) {
+                if let Some((shard, held)) = self.pop_front(rank) {
                     shard.add_failure(held.place, held.node, reason)?;
                 }
                 self.begin_front(rank)?;
             }
         }
         Ok(())
+    }
+
+    /// The oldest lease of a rank is out of its hands.
+    fn pop_front(&mut self, rank: usize) -> Option<(&mut OpenShard, Held)> {
+        self.ranks[rank].asked = None;
+        let held = self.ranks[rank].leases.pop_front()?;
+        self.find(held)
     }
 
     /// The open shard of a lease, if it is still the same attempt.

@@ -1,12 +1,15 @@
 //! A survey: its plan, its shards, and the ranks that work on them.
 
 pub mod claim;
+#[cfg(test)]
+mod dispatch_tests;
 pub mod engine;
 pub mod folder;
 mod health;
 mod leader;
 pub mod lease;
 mod liveness;
+mod next_shard;
 pub mod object_record;
 pub mod pack;
 pub mod pins;

@@ -84,6 +84,19 @@ pub fn pack(config: &Config, folder: &Folder, plan: &Plan, stop: &dyn Fn() -> bo
     Ok(report)
 }
 
+/// Reads everything in a shard's bundle, against its digests; false if there is no bundle.
+pub fn verify(folder: &Folder, plan: &Plan, shard: u32) -> Result<bool> {
+    let Some(path) = bundle(folder, plan, shard)? else { return Ok(false) };
+    let bundle = Bundle::open(&path)?;
+    for (place, id) in bundle.ids().iter().enumerate() {
+        match bundle.inputs(place, id) {
+            Ok(_) | Err(Error::Object { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
 /// What a look at inputs has found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Checked {
