@@ -47,6 +47,7 @@ enum EngineKind {
 pub fn run(args: Args) -> Result<i32> {
     // First of all, so that a signal during start-up is not lost.
     let stop = signals::stop_flag()?;
+    signals::stop_before_the_end(&stop);
     cluster::abort_on_panic();
     let comm = cluster::join()?;
     start_log(comm.as_ref(), args.log_json.as_deref());
