@@ -28,7 +28,7 @@ test: setup-tests ## All tests, MPI, crash and Slurm ones among them; needs ../s
 N = 200
 SEED = 1
 chaos: setup-tests ## N kills (200) at random moments, of SEED (1); each survey must end with the content of an undisturbed one
-	UNSEEING_CHAOS=$(N) UNSEEING_CHAOS_SEED=$(SEED) cargo test --release --locked -- crash_at_random_moments --show-output
+	UNSEEING_CHAOS=$(N) UNSEEING_CHAOS_SEED=$(SEED) cargo test --release --locked -- crash_at_random_moments --nocapture
 
 demo: build ## A simulated survey, sampled by two ranks, and its pictures in demo/
 	@tools/demo.sh

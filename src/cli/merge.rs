@@ -18,7 +18,7 @@ const NAMED: usize = 10;
 /// Arguments of `unseeing merge`.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// The run folder: its shards with receipts are joined
+    /// The run folder, or the survey's config: its shards are joined
     run: PathBuf,
     /// Join what there is, although shards are missing
     #[arg(long)]
@@ -33,18 +33,20 @@ pub struct Args {
 
 /// Runs the command and returns the exit code.
 pub fn run(args: Args) -> Result<i32> {
-    let missing = missing(&args.run)?;
+    let named_by_config = args.run.extension().is_some_and(|ending| ending == "toml");
+    let run = if named_by_config { Folder::find(&args.run)?.root().to_path_buf() } else { args.run };
+    let missing = missing(&run)?;
     if !missing.is_empty() && !args.partial {
         let some: Vec<String> = missing.iter().take(NAMED).map(u32::to_string).collect();
         let more = if missing.len() > NAMED { ", ..." } else { "" };
         return Err(Error::usage(format!(
             "{}: {} shards have no receipt yet ({}{more}): `unseeing run` goes on, --partial joins what there is",
-            args.run.display(),
+            run.display(),
             missing.len(),
             some.join(", ")
         )));
     }
-    let parts = products(&args.run)?.iter().map(Product::part).collect::<Result<Vec<_>>>()?;
+    let parts = products(&run)?.iter().map(Product::part).collect::<Result<Vec<_>>>()?;
     let merged = merge(&parts, &args.out)?;
     if args.json {
         let report = serde_json::json!({

@@ -98,6 +98,8 @@ fn a_merge_of_an_unfinished_survey_has_to_be_asked_for() {
         command.args(["merge", "--json", "--out"]).arg(&out).arg(survey.join("run")).args(options);
         command.output().unwrap()
     };
+    let by_config = unseeing().arg("merge").arg(&config).arg("--out").arg(survey.join("other.h5")).output().unwrap();
+    assert!(by_config.status.success(), "{}", String::from_utf8_lossy(&by_config.stderr));
     let merged = |options: &[&str]| -> Value { serde_json::from_slice(&merge(options).stdout).unwrap() };
     let whole = merged(&[]);
     assert_eq!((&whole["objects"], &whole["failed"], &whole["missing"]), (&5.into(), &1.into(), &Value::Array(vec![])));

@@ -364,6 +364,39 @@ fn slurm_the_end_of_the_time_limit_is_a_stop() {
     assert!(cluster.read("log").contains("saved 0"), "{}", cluster.read("log"));
 }
 
+/// A program that logs what it is asked for.
+#[test]
+fn slurm_submit_plans_works_and_joins() {
+    let Some(cluster) = Cluster::start("") else { return };
+    let program =
+        cluster.program("echo \"$1 ${SLURM_ARRAY_TASK_ID:-} $2 ${3:-} ${4:-}\" >>log; [ $1 != run ] || sleep 1");
+    let submit = |config: &str| {
+        let mut command = cluster.command("slurm/submit.sh");
+        command.env("UNSEEING", &program).env("TEST_FOLDER", cluster.folder.path());
+        let out = format!("--output={}", cluster.path("out").display());
+        command.env("MERGE_OPTIONS", &out).args(["slurm/unseeing.slurm", config, &out]);
+        command.args(["--array=0-2", "--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=12"]);
+        command.output().unwrap()
+    };
+    let output = submit("folder/the.toml");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    cluster.until("the products are joined", || cluster.read("log").contains("merge"));
+    let log = cluster.read("log");
+    let lines: Vec<&str> = log.lines().map(str::trim).collect();
+    assert_eq!(lines[0], "plan  folder/the.toml", "{log}");
+    assert_eq!(
+        (0..3).filter(|task| lines[1..4].contains(&format!("run {task} folder/the.toml").as_str())).count(),
+        3,
+        "{log}"
+    );
+    assert_eq!(lines[4..], ["verify  folder/the.toml", "merge  folder/the.toml --out folder/survey.h5"], "{log}");
+    // What cannot be planned is not submitted.
+    std::fs::write(&program, "#!/bin/bash\necho no such column >&2; exit 2\n").unwrap();
+    let output = submit("other.toml");
+    assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{output:?}");
+}
+
 #[test]
 fn slurm_other_exit_codes_end_the_job() {
     let Some(cluster) = Cluster::start("") else { return };
