@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build test demo bench lint clean
+.PHONY: help setup setup-tests build test chaos demo bench lint clean
 
 help: ## Tells what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,6 +24,11 @@ build: setup ## The program: target/release/unseeing
 
 test: setup-tests ## All tests, MPI, crash and Slurm ones among them; needs ../shared for some
 	UNSEEING_PYTHON=$$(tools/setup.sh python) cargo test --release --locked --no-fail-fast -- $(TESTS)
+
+N = 200
+SEED = 1
+chaos: setup-tests ## N kills (200) at random moments, of SEED (1); each survey must end with the content of an undisturbed one
+	UNSEEING_CHAOS=$(N) UNSEEING_CHAOS_SEED=$(SEED) cargo test --release --locked -- crash_at_random_moments --nocapture
 
 demo: build ## A simulated survey, sampled by two ranks, and its pictures in demo/
 	@tools/demo.sh

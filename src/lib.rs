@@ -10,6 +10,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod evaluate;
+pub mod failpoint;
 pub mod forward;
 pub mod io;
 pub mod observe;

@@ -4,14 +4,20 @@
 mod calibration;
 #[path = "suite/catalogue.rs"]
 mod catalogue;
+#[path = "suite/chaos.rs"]
+mod chaos;
 #[path = "suite/common.rs"]
 mod common;
 #[path = "suite/crash.rs"]
 mod crash;
+#[path = "suite/disk.rs"]
+mod disk;
 #[path = "suite/doctor.rs"]
 mod doctor;
 #[path = "suite/evaluate.rs"]
 mod evaluate;
+#[path = "suite/failpoints.rs"]
+mod failpoints;
 #[path = "suite/import.rs"]
 mod import;
 #[path = "suite/inputs.rs"]
@@ -20,6 +26,8 @@ mod inputs;
 mod layout;
 #[path = "suite/mpi.rs"]
 mod mpi;
+#[path = "suite/pack.rs"]
+mod pack;
 #[path = "suite/posterior.rs"]
 mod posterior;
 #[path = "suite/prior.rs"]

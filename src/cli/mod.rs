@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod merge;
 mod moments;
+mod pack;
 mod plan;
 mod report;
 mod retry;
@@ -34,6 +35,8 @@ struct Arguments {
 enum Command {
     /// Checks a config and its catalogue and writes the plan of a survey
     Plan(plan::Args),
+    /// Puts the inputs of a survey into one file for each shard, for surveys of many objects
+    Pack(pack::Args),
     /// Works on a survey: alone, or as one of many ranks (mpirun, srun)
     Run(run::Args),
     /// Tells how far a survey has come
@@ -70,8 +73,12 @@ enum Command {
 pub fn main() -> i32 {
     crate::device::prepare_environment();
     let arguments = Arguments::parse();
+    if let Err(error) = crate::failpoint::prepare() {
+        eprintln!("error: {error}");
+        return error.exit_code();
+    }
     let long = match &arguments.command {
-        Command::Run(_) | Command::Train(_) => true,
+        Command::Run(_) | Command::Train(_) | Command::Pack(_) => true,
         Command::Evaluate(args) => args.is_long(),
         _ => false,
     };
@@ -80,6 +87,7 @@ pub fn main() -> i32 {
     }
     let outcome: Result<i32> = match arguments.command {
         Command::Plan(args) => plan::run(args),
+        Command::Pack(args) => pack::run(args),
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
         Command::Retry(args) => retry::run(args),

@@ -12,6 +12,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::cluster::{self, Comm, signals};
 use crate::device::Compute;
+use crate::failpoint;
 use crate::posterior::morphology;
 use crate::prior::Prior;
 use crate::prior::file::draw_samples;
@@ -48,9 +49,11 @@ enum EngineKind {
 pub fn run(args: Args) -> Result<i32> {
     // First of all, so that a signal during start-up is not lost.
     let stop = signals::stop_flag()?;
+    signals::stop_before_the_end(&stop);
     cluster::abort_on_panic();
     let comm = cluster::join()?;
     start_log(comm.as_ref(), args.log_json.as_deref());
+    failpoint::at("run.joined")?;
     let options = Options {
         config: args.config,
         factory: match args.engine {
@@ -64,6 +67,7 @@ pub fn run(args: Args) -> Result<i32> {
         stop,
     };
     let outcome = survey::run::run(comm.as_ref(), &options);
+    failpoint::at("run.leaving")?;
     // Before any return, because a rank that leaves without this makes the others wait.
     comm.finish()?;
     outcome

@@ -1,5 +1,6 @@
 //! `unseeing status`: tells how far a survey has come.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
@@ -8,6 +9,9 @@ use super::DONE;
 use crate::survey::folder::Folder;
 use crate::survey::status;
 use crate::{Error, Result};
+
+/// Objects of one reason that are named.
+const NAMED: usize = 3;
 
 /// Arguments of `unseeing status`.
 #[derive(ClapArgs)]
@@ -36,8 +40,22 @@ pub fn run(args: Args) -> Result<i32> {
             working.shard, working.state, working.done, working.failed, working.attempts
         );
     }
-    for (id, reason) in &status.failures {
-        println!("  failed {id}: {reason}");
+    if let Some(rate) = status.objects_per_hour {
+        let left = status.hours_left.filter(|_| !status.complete).map(|hours| format!(", {hours:.1} h left"));
+        println!(
+            "rate     {rate:.0} objects an hour{}, {:.2} worker hours",
+            left.unwrap_or_default(),
+            status.worker_hours
+        );
+    }
+    if status.packed > 0 {
+        println!("inputs   of {} shards are packed", status.packed);
+    }
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    status.failures.iter().for_each(|(id, reason)| reasons.entry(reason).or_default().push(id));
+    for (reason, ids) in reasons {
+        let more = if ids.len() > NAMED { ", ..." } else { "" };
+        println!("  {} failed: {reason} ({}{more})", ids.len(), ids[..ids.len().min(NAMED)].join(", "));
     }
     Ok(DONE)
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::DONE;
 use super::run::writer_of;
 use crate::survey::folder::Folder;
+use crate::survey::pack;
 use crate::survey::plan::Plan;
 use crate::survey::receipt::Receipt;
 use crate::{Error, Result};
@@ -31,6 +32,7 @@ pub fn run(args: Args) -> Result<i32> {
     let digest = plan.digest()?;
     let mut shards = Vec::new();
     let mut faults = 0;
+    let mut damaged = Vec::new();
     for shard in Receipt::list(&folder)? {
         let checked = Receipt::read(&folder, shard).and_then(|receipt| {
             let receipt = receipt.ok_or_else(|| Error::internal("the receipt has vanished"))?;
@@ -47,12 +49,26 @@ pub fn run(args: Args) -> Result<i32> {
             }
         }
     }
+    let mut bundles = 0;
+    for shard in 0..plan.shards.len() as u32 {
+        match pack::verify(&folder, &plan, shard) {
+            Ok(there) => bundles += usize::from(there),
+            Err(error) => {
+                faults += 1;
+                damaged.push(error.to_string());
+                if !args.json {
+                    println!("inputs of shard {shard:05}: {error}");
+                }
+            }
+        }
+    }
     let complete = shards.len() == plan.shards.len();
     if args.json {
-        let report = json!({ "plan": digest, "complete": complete, "faults": faults, "shards": shards });
+        let report = json!({ "plan": digest, "complete": complete, "faults": faults, "shards": shards, "bundles": bundles, "damaged_bundles": damaged });
         println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?);
     } else {
-        println!("{} of {} shards have receipts, {faults} are not what they say", shards.len(), plan.shards.len());
+        println!("{} of {} shards have receipts, {bundles} have packed inputs", shards.len(), plan.shards.len());
+        println!("{faults} files are not what they should be");
     }
     Ok(if faults > 0 { 1 } else { DONE })
 }

@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 const MAGIC: [u8; 8] = [0xf5, b'u', b'n', b's', b'j', 0x0d, 0x0a, 0x01];
 const CHECKED: usize = 8 + 4 + 8 + 16;
@@ -31,10 +31,9 @@ pub struct Writer {
 impl Writer {
     /// Starts a journal. A file of that name must not exist: nobody appends to another's journal.
     pub fn create(path: &Path) -> Result<Writer> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(path)
+        let file = failpoint::io("journal.create")
+            .and_then(|()| OpenOptions::new().append(true).create_new(true).open(path))
+            .and_then(|file| failpoint::io("journal.created").map(|()| file))
             .map_err(|error| Error::file(path, format!("cannot start the journal: {error}")))?;
         Ok(Writer { path: path.to_path_buf(), file, unsynced: false })
     }
@@ -42,18 +41,32 @@ impl Writer {
     /// Appends a frame with a single write: a kill of this process loses nothing that was appended.
     pub fn append(&mut self, kind: u32, key: Key, payload: &[u8]) -> Result<()> {
         let frame = encode(kind, key, payload);
-        self.file.write_all(&frame).map_err(|error| {
+        self.write(&frame).map_err(|error| {
             Error::file(&self.path, format!("cannot write the journal (disk or quota full?): {error}"))
         })?;
         self.unsynced = true;
         Ok(())
     }
 
+    fn write(&mut self, frame: &[u8]) -> std::io::Result<()> {
+        failpoint::io("journal.append")?;
+        let mut written = 0;
+        if failpoint::is_set("journal.torn") {
+            // A frame is one write; only here it is two, to be torn between them as on a disk that becomes full.
+            written = frame.len() / 2;
+            self.file.write_all(&frame[..written])?;
+            failpoint::io("journal.torn")?;
+        }
+        self.file.write_all(&frame[written..])?;
+        failpoint::io("journal.appended")
+    }
+
     /// Forces the frames to the disk: then a failure of the machine loses nothing either.
     pub fn sync(&mut self) -> Result<()> {
         if self.unsynced {
-            self.file
-                .sync_data()
+            failpoint::io("journal.sync")
+                .and_then(|()| self.file.sync_data())
+                .and_then(|()| failpoint::io("journal.synced"))
                 .map_err(|error| Error::file(&self.path, format!("cannot write the journal to the disk: {error}")))?;
             self.unsynced = false;
         }
@@ -172,15 +185,28 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_end_loses_the_last_frame_only() {
+    fn a_cut_at_any_byte_loses_what_lies_behind_it_only() {
         let folder = tempfile::tempdir().unwrap();
         let (path, want) = written(folder.path());
         let bytes = std::fs::read(&path).unwrap();
-        let last = HEADER + TRAILER;
-        for cut in 1..=last {
-            std::fs::write(&path, &bytes[..bytes.len() - cut]).unwrap();
-            assert_eq!(frames(&path), (want[..2].to_vec(), (last - cut) as u64), "{cut} bytes cut off");
+        for cut in 0..=bytes.len() {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            let (whole, end) = whole_frames(&want, cut);
+            assert_eq!(frames(&path), (want[..whole].to_vec(), (cut - end) as u64), "cut at {cut}");
         }
+    }
+
+    /// How many frames end at or before `position`, and where the last of them does.
+    fn whole_frames(frames: &[(u32, u8, Vec<u8>)], position: usize) -> (usize, usize) {
+        let mut end = 0;
+        for (index, (_, _, payload)) in frames.iter().enumerate() {
+            let next = end + HEADER + payload.len() + TRAILER;
+            if next > position {
+                return (index, end);
+            }
+            end = next;
+        }
+        (frames.len(), end)
     }
 
     #[test]
@@ -188,12 +214,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, want) = written(folder.path());
         let bytes = std::fs::read(&path).unwrap();
-        let first = HEADER + 100 + TRAILER;
-        for position in 0..first {
-            let mut damaged = bytes.clone();
-            damaged[position] ^= 0x40;
-            std::fs::write(&path, &damaged).unwrap();
-            assert_eq!(frames(&path), (want[1..].to_vec(), first as u64), "byte {position}");
+        for position in 0..bytes.len() {
+            let (lost, _) = whole_frames(&want, position);
+            let length = HEADER + want[lost].2.len() + TRAILER;
+            let mut left = want.clone();
+            left.remove(lost);
+            for bits in [0x01, 0x40, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[position] ^= bits;
+                std::fs::write(&path, &damaged).unwrap();
+                assert_eq!(frames(&path), (left.clone(), length as u64), "byte {position}");
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Temporary names start with this, so that they are known for what they are when a kill leaves them behind.
 const PREFIX: &str = ".unfinished-";
@@ -29,12 +29,20 @@ pub fn publish<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Re
 pub fn publish_path<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let folder = parent(path);
     let temporary = temporary_name(path)?;
-    let outcome = write(&temporary).and_then(|value| {
-        File::open(&temporary)
+    let fault =
+        |what: &str, error: std::io::Error| Error::file(path, format!("cannot {what} (disk or quota full?): {error}"));
+    let begun = failpoint::io("publish.create").map_err(|error| fault("write", error));
+    let outcome = begun.and_then(|()| write(&temporary)).and_then(|value| {
+        failpoint::io("publish.written")
+            .and_then(|()| File::open(&temporary))
             .and_then(|file| file.sync_all())
-            .map_err(|error| Error::file(path, format!("cannot write it to the disk: {error}")))?;
-        fs::rename(&temporary, path).map_err(|error| Error::file(path, format!("cannot put it in place: {error}")))?;
+            .and_then(|()| failpoint::io("publish.flushed"))
+            .map_err(|error| fault("write it to the disk", error))?;
+        fs::rename(&temporary, path)
+            .and_then(|()| failpoint::io("publish.renamed"))
+            .map_err(|error| fault("put it in place", error))?;
         sync_folder(&folder)?;
+        failpoint::io("publish.done").map_err(|error| fault("write the folder's entry", error))?;
         Ok(value)
     });
     if outcome.is_err() {
@@ -85,7 +93,12 @@ fn temporary_name(path: &Path) -> Result<PathBuf> {
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     let unique = format!("{}-{}-{}", std::process::id(), time.as_nanos(), count);
-    Ok(parent(path).join(format!("{PREFIX}{unique}-{}", name.to_string_lossy())))
+    Ok(temporary(&parent(path), &format!("{unique}-{}", name.to_string_lossy())))
+}
+
+/// A name in `folder` that `sweep` removes if it is left behind.
+pub fn temporary(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{PREFIX}{name}"))
 }
 
 #[cfg(test)]

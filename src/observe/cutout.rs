@@ -35,8 +35,8 @@ pub(super) struct Exposure {
 }
 
 /// A section of an exposure.
-#[derive(Clone, Debug)]
-pub(super) struct Section {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Section {
     pub shape: [usize; 2],
     /// nJy; NaN allowed where not `good`.
     pub image: Vec<f32>,

@@ -6,21 +6,21 @@ use crate::sky::wcs::TanWcs;
 use crate::{Error, Result};
 
 mod amplitude;
+pub mod bundle;
 mod cutout;
 mod extinction;
 mod frame;
+mod inputs;
 mod neighbours;
 mod noise;
 pub mod pattern;
 mod psf;
 
-use cutout::{Exposure, Section};
+pub use cutout::Section;
 use frame::{Frame, cut, grown};
+use inputs::range;
+pub use inputs::{BandInputs, Inputs};
 
-/// The sky around the field, for noise and detection, reaches at least this many pixels from the target.
-const SURROUNDINGS: f64 = 160.0;
-/// And at least this many pixels beyond the field.
-const BEYOND: f64 = 40.0;
 /// Pixels this many rms below the sky are artefacts: no source is negative.
 const ARTEFACT: f64 = 8.0;
 /// A sky level is removed when it is this many standard errors from zero.
@@ -29,8 +29,6 @@ const SKY_SIGNIFICANCE: f64 = 3.0;
 const CORE: f64 = 1.0;
 /// A cut with fewer pixels than this on a side cannot be used.
 const LEAST_SIDE: usize = 8;
-/// Two bands are on one grid when positions differ by less than this many pixels.
-const SAME_GRID: f64 = 0.05;
 
 /// Everything that was observed of one target: the bands share one pixel grid.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,14 +120,12 @@ impl Autocovariance {
 /// `Error::Object` for whatever is wrong with this target's row or files; `Error::Usage` for a pattern that cannot be
 /// filled for any target.
 pub fn observe(target: &Target, config: &Config, field_arcsec: f64) -> Result<Observation> {
-    if let Some(trouble) = &target.trouble {
-        return Err(Error::object(&target.id, trouble));
-    }
-    read_and_measure(target, config, field_arcsec).map_err(|error| match error {
-        // A file of one target is the target's own trouble.
-        Error::File { .. } => Error::object(&target.id, error),
-        other => other,
-    })
+    observe_inputs(target, config, field_arcsec, Inputs::read(target, config, field_arcsec)?)
+}
+
+/// The same from inputs that were read before.
+pub fn observe_inputs(target: &Target, config: &Config, field_arcsec: f64, inputs: Inputs) -> Result<Observation> {
+    measure(target, config, field_arcsec, inputs)
 }
 
 /// One band on the way: the surroundings of the target.
@@ -141,42 +137,16 @@ struct Stage {
     removed: f64,
 }
 
-fn read_and_measure(target: &Target, config: &Config, field_arcsec: f64) -> Result<Observation> {
+fn measure(target: &Target, config: &Config, field_arcsec: f64, inputs: Inputs) -> Result<Observation> {
     let data = &config.data;
     let trouble = |what: String| Error::object(&target.id, what);
-    let mut exposures = Vec::new();
-    for band in &data.bands {
-        exposures.push(Exposure::open(&pattern::fill(&data.image, target, band)?, band, data)?);
-    }
-    let Some(first) = exposures.first() else { return Err(Error::usage("data.bands is empty")) };
-    let (wcs, shape) = (first.wcs, first.shape);
-    for (exposure, band) in exposures.iter().zip(&data.bands).skip(1) {
-        if let Some(why) = grid_difference(first, exposure, target) {
-            return Err(trouble(format!("band {band} is not on the grid of band {}: {why}", data.bands[0])));
-        }
-    }
-    let position = wcs
-        .sky_to_pixel([target.ra, target.dec])
-        .ok()
-        .filter(|&[x, y]| x > -0.5 && y > -0.5 && x < shape[1] as f64 - 0.5 && y < shape[0] as f64 - 0.5);
-    let Some(position) = position else {
-        let (ra, dec) = (target.ra, target.dec);
-        let centre = wcs.pixel_to_sky([shape[1] as f64 / 2.0, shape[0] as f64 / 2.0]);
-        let what = format!(
-            "RA {ra:.6}, Dec {dec:.6} is outside the image, whose centre is {:.6}, {:.6}",
-            centre[0], centre[1]
-        );
-        return Err(trouble(what));
-    };
+    let Inputs { wcs, rows, columns, bands: inputs } = inputs;
+    let position = wcs.sky_to_pixel([target.ra, target.dec]).map_err(|error| trouble(error.to_string()))?;
     let pixel_scale = wcs.pixel_scale();
     let half = 0.5 * field_arcsec / pixel_scale;
-    let outer = (half + BEYOND).max(SURROUNDINGS);
-    let (rows, columns) = (range(position[1], outer, shape[0]), range(position[0], outer, shape[1]));
     let mut notes = Vec::new();
     let mut stages = Vec::new();
-    for (exposure, band) in exposures.iter_mut().zip(&data.bands) {
-        let section = exposure.section(rows, columns)?;
-        let psf = psf::read(&pattern::fill(&data.psf, target, band)?, band)?;
+    for (BandInputs { section, psf, .. }, band) in inputs.into_iter().zip(&data.bands) {
         stages.push(stage(section, psf, band, &mut notes).map_err(trouble)?);
     }
     let in_frame = [position[0] - columns.0 as f64, position[1] - rows.0 as f64];
@@ -226,31 +196,6 @@ fn read_and_measure(target: &Target, config: &Config, field_arcsec: f64) -> Resu
         bad_pixels,
         notes,
     })
-}
-
-/// Why two exposures are not on one pixel grid.
-fn grid_difference(first: &Exposure, other: &Exposure, target: &Target) -> Option<String> {
-    if first.shape != other.shape {
-        return Some(format!("it has {:?} pixels, not {:?}", other.shape, first.shape));
-    }
-    let corner = first.wcs.pixel_to_sky([0.0, 0.0]);
-    for [ra, dec] in [[target.ra, target.dec], corner] {
-        let (here, there) = (first.wcs.sky_to_pixel([ra, dec]), other.wcs.sky_to_pixel([ra, dec]));
-        let (Ok([x, y]), Ok([u, v])) = (here, there) else { continue };
-        let shift = (x - u).hypot(y - v);
-        // A NaN counts as a difference.
-        if shift.is_nan() || shift >= SAME_GRID {
-            return Some(format!("the WCS differ by {shift:.2} pixels"));
-        }
-    }
-    None
-}
-
-/// Whole pixels from `centre - half` to `centre + half`, within `0..size`.
-fn range(centre: f64, half: f64, size: usize) -> (usize, usize) {
-    let low = (centre - half).round().max(0.0) as usize;
-    let high = ((centre + half).round().max(0.0) as usize + 1).min(size);
-    (low.min(high), high)
 }
 
 /// Measures the sky of a band, removes its level, and finds artefacts.

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
 use crate::cluster;
-use crate::{Error, Result};
+use crate::io::publish;
+use crate::{Error, Result, failpoint};
 
 /// Content of a claim that was given back.
 const RELEASED: &[u8] = b"released\n";
@@ -88,7 +89,12 @@ pub fn look(folder: &Folder, shard: u32, attempts: &[u32], now: SystemTime, time
     State::Held { holder, touched }
 }
 
-/// The same by the file system's clock and the timeout that the survey was planned with.
+/// Whether an attempt ended by giving its claim back: then its process did not die of what was in flight.
+pub fn was_released(folder: &Folder, shard: u32, attempt: u32) -> bool {
+    fs::read(folder.claim(shard, attempt)).is_ok_and(|content| content.starts_with(RELEASED))
+}
+
+/// `look` by the file system's clock and the timeout that the survey was planned with.
 pub fn look_now(folder: &Folder, shard: u32, attempts: &[u32], plan: &super::plan::Plan) -> Result<State> {
     let seconds = plan.config["run"]["claim_timeout"].as_f64().unwrap_or(600.0);
     let now = file_system_now(&folder.claims())?;
@@ -97,11 +103,11 @@ pub fn look_now(folder: &Folder, shard: u32, attempts: &[u32], plan: &super::pla
 
 /// The time by the file system's clock: that of a file written just now in `folder`.
 pub fn file_system_now(folder: &Path) -> Result<SystemTime> {
-    let probe = folder.join(format!(".clock-{}-{}", cluster::host(), std::process::id()));
+    let probe = publish::temporary(folder, &format!("{}-{}-clock", cluster::host(), std::process::id()));
     let time = File::create(&probe)
         .and_then(|mut file| file.write_all(b"now").and_then(|()| file.sync_all()).and_then(|()| file.metadata()))
         .and_then(|data| data.modified())
-        .map_err(|error| Error::file(&probe, format!("cannot write in the run folder: {error}")));
+        .map_err(|error| Error::file(folder, format!("cannot write in the run folder: {error}")));
     let _ = fs::remove_file(&probe);
     time
 }
@@ -119,7 +125,10 @@ impl Claim {
     /// Takes the claim number `attempt` of a shard; `None` if another job was quicker.
     pub fn take(folder: &Folder, shard: u32, attempt: u32) -> Result<Option<Claim>> {
         let path = folder.claim(shard, attempt);
-        let mut file = match OpenOptions::new().write(true).create_new(true).open(&path) {
+        let created = failpoint::io("claim.create")
+            .and_then(|()| OpenOptions::new().write(true).create_new(true).open(&path))
+            .and_then(|file| failpoint::io("claim.created").map(|()| file));
+        let mut file = match created {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
             Err(error) => return Err(Error::file(&path, format!("cannot claim the shard: {error}"))),
@@ -127,7 +136,8 @@ impl Claim {
         let text = serde_json::to_vec(&Holder::this()).map_err(|error| Error::internal(error.to_string()))?;
         file.write_all(&text)
             .and_then(|()| file.sync_all())
-            .map_err(|error| Error::file(&path, format!("cannot claim the shard: {error}")))?;
+            .and_then(|()| failpoint::io("claim.written"))
+            .map_err(|error| Error::file(&path, format!("cannot claim the shard (disk or quota full?): {error}")))?;
         Ok(Some(Claim { folder: folder.clone(), shard, attempt, path }))
     }
 
@@ -141,6 +151,8 @@ impl Claim {
         if !self.is_mine()? {
             return Ok(false);
         }
+        failpoint::io("claim.touch")
+            .map_err(|error| Error::file(&self.path, format!("cannot touch the claim: {error}")))?;
         let name = std::ffi::CString::new(self.path.as_os_str().as_bytes())
             .map_err(|_| Error::file(&self.path, "the path holds a zero byte"))?;
         // Without a time, so that the file system's own clock is used, on a network file system its server's.
@@ -169,8 +181,13 @@ impl Claim {
     /// Gives the shard back, unfinished.
     pub fn release(self) -> Result<()> {
         let fault = |error: std::io::Error| Error::file(&self.path, format!("cannot give the claim back: {error}"));
+        failpoint::io("claim.release").map_err(fault)?;
         match OpenOptions::new().write(true).open(&self.path) {
-            Ok(mut file) => file.write_all(RELEASED).and_then(|()| file.sync_all()).map_err(fault),
+            Ok(mut file) => file
+                .write_all(RELEASED)
+                .and_then(|()| file.sync_all())
+                .and_then(|()| failpoint::io("claim.released"))
+                .map_err(fault),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(fault(error)),
         }

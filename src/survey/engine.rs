@@ -1,6 +1,8 @@
 //! The seam between the system (who computes what, when, where) and the science (what is computed). The system sees an
 //! engine that opens objects and advances blocks of samples; it never sees an image.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -9,10 +11,18 @@ use crate::posterior::Node;
 use crate::product::ObjectRecord;
 use crate::sampler::{SavedState, State};
 
+/// Where the inputs of an object have been packed: the bundle of its shard, and its place in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    pub bundle: PathBuf,
+    pub place: usize,
+}
+
 /// Opens objects. One per rank, living on the thread that runs the network.
 pub trait Engine {
-    /// Reads the object's inputs and prepares its likelihood. An `Error::Object` is the object's own trouble.
-    fn open(&mut self, target: &Target) -> Result<Box<dyn OpenObject + '_>>;
+    /// Reads the object's inputs, from its bundle if they are packed, and prepares its likelihood. An `Error::Object` is
+    /// the object's own trouble.
+    fn open(&mut self, target: &Target, packed: Option<&Packed>) -> Result<Box<dyn OpenObject + '_>>;
 }
 
 /// One object, ready to be sampled.

@@ -6,6 +6,7 @@
 //! config.toml           the config as planned, for people to read         written once
 //! claims/00012.claim.1  who works on shard 12, first attempt
 //! journals/00012.journal.1   what that attempt has done so far
+//! inputs/00012.h5        packed inputs of shard 12, if they were packed
 //! shards/00012.*        the product of shard 12
 //! receipts/00012.json   says that the product is whole, with its digests: the truth
 //! ```
@@ -77,6 +78,10 @@ impl Folder {
         self.root.join("shards")
     }
 
+    pub fn inputs(&self) -> PathBuf {
+        self.root.join("inputs")
+    }
+
     pub fn receipts(&self) -> PathBuf {
         self.root.join("receipts")
     }
@@ -92,6 +97,11 @@ impl Folder {
     /// The product file; `extension` is the writer's.
     pub fn shard(&self, shard: u32, extension: &str) -> PathBuf {
         self.shards().join(format!("{shard:05}.{extension}"))
+    }
+
+    /// The shard's packed inputs.
+    pub fn bundle(&self, shard: u32) -> PathBuf {
+        self.inputs().join(format!("{shard:05}.h5"))
     }
 
     pub fn receipt(&self, shard: u32) -> PathBuf {

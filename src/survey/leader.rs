@@ -8,16 +8,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::folder::Folder;
 use super::lease::{Outcome, ToLeader, ToWorker, decode, encode};
+use super::liveness::{beat_interval, hung};
 use super::plan::Plan;
 use super::progress::Progress;
 use super::receipt::{Receipt, ShardContext, ShardWriter};
 use super::shard::OpenShard;
 use super::worker::Worker;
+use crate::Result;
 use crate::cluster::Comm;
 use crate::config::Config;
 use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::posterior::tree::TreeNode;
-use crate::{Error, Result};
 
 /// Faults in a row, possibly the machine's own, after which a rank is not trusted with further objects.
 const MAX_TROUBLES: u32 = 3;
@@ -48,10 +49,19 @@ pub(super) struct Held {
     pub(super) node: TreeNode,
 }
 
+/// Whether a rank keeps a lease that it was asked to give back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Open,
+    Kept,
+}
+
 pub(super) struct Rank {
     pub(super) ready: bool,
     pub(super) stopped: bool,
     pub(super) leases: VecDeque<Held>,
+    /// What came of asking for its oldest lease back, if it was asked.
+    pub(super) asked: Option<Answer>,
     heard: Instant,
     work: u64,
     troubles: u32,
@@ -75,6 +85,8 @@ pub struct Leader<'a> {
     last_touch: Instant,
     last_sync: Instant,
     last_look: Instant,
+    /// When the other ranks were told that the leader works on files, unless they have been told otherwise since.
+    pub(super) busy: Option<Instant>,
 }
 
 impl<'a> Leader<'a> {
@@ -84,6 +96,7 @@ impl<'a> Leader<'a> {
             ready: false,
             stopped: false,
             leases: VecDeque::new(),
+            asked: None,
             heard: now,
             work: 0,
             troubles: 0,
@@ -103,6 +116,7 @@ impl<'a> Leader<'a> {
             last_touch: now,
             last_sync: now,
             last_look: now,
+            busy: None,
         }
     }
 
@@ -146,6 +160,7 @@ impl<'a> Leader<'a> {
         }
         self.hear(0, ToLeader::Beat { work: self.worker.pulse.work() })?;
         self.publish_done()?;
+        self.say_busy()?;
         for (_, shard) in std::mem::take(&mut self.shards) {
             shard.stop()?;
         }
@@ -205,6 +220,14 @@ impl<'a> Leader<'a> {
                 self.ranks[rank].work = work;
                 self.progress.add_work(new);
             }
+            ToLeader::Yielded { .. } => {
+                let pieces = 2 * self.ranks.len() as u32;
+                if let Some((shard, held)) = self.pop_front(rank) {
+                    shard.take_back(held.place, held.node, pieces)?;
+                }
+                self.begin_front(rank)?;
+            }
+            ToLeader::Kept => self.ranks[rank].asked = Some(Answer::Kept),
             ToLeader::StopRequested => self.stop.store(true, Ordering::SeqCst),
             ToLeader::Stopped => self.ranks[rank].stopped = true,
             ToLeader::Fatal { message, code } => self.give_up(message, code),
@@ -219,7 +242,7 @@ impl<'a> Leader<'a> {
             }
             ToLeader::Done { seconds, outcome, .. } => {
                 self.ranks[rank].troubles = 0;
-                if let Some((shard, held)) = self.ranks[rank].leases.pop_front().and_then(|held| self.find(held)) {
+                if let Some((shard, held)) = self.pop_front(rank) {
                     shard.worker_seconds += seconds;
                     match outcome {
                         Outcome::Node(node) => shard.add_node(held.place, held.node, node)?,
@@ -232,13 +255,20 @@ impl<'a> Leader<'a> {
                 if suspicious {
                     self.trouble(rank, &reason);
                 }
-                if let Some((shard, held)) = self.ranks[rank].leases.pop_front().and_then(|held| self.find(held)) {
+                if let Some((shard, held)) = self.pop_front(rank) {
                     shard.add_failure(held.place, held.node, reason)?;
                 }
                 self.begin_front(rank)?;
             }
         }
         Ok(())
+    }
+
+    /// The oldest lease of a rank is out of its hands.
+    fn pop_front(&mut self, rank: usize) -> Option<(&mut OpenShard, Held)> {
+        self.ranks[rank].asked = None;
+        let held = self.ranks[rank].leases.pop_front()?;
+        self.find(held)
     }
 
     /// The open shard of a lease, if it is still the same attempt.
@@ -279,6 +309,7 @@ impl<'a> Leader<'a> {
         let done: Vec<u32> = self.shards.iter().filter(|(_, shard)| shard.is_done()).map(|(&index, _)| index).collect();
         for index in done {
             let Some(shard) = self.shards.remove(&index) else { continue };
+            self.say_busy()?;
             let Survey { comm, folder, plan, config, prior, writer } = self.survey;
             let context = ShardContext { plan, config, prior, shard: index };
             let hosts = self.ranks.iter().filter(|rank| rank.ready).map(|rank| rank.host.clone()).collect();
@@ -309,12 +340,15 @@ impl<'a> Leader<'a> {
             let work = self.worker.pulse.work();
             self.hear(0, ToLeader::Beat { work })?;
             self.watch(timeout);
+            self.busy = None;
+            self.say_alive(timeout)?;
             let (ended, failed) =
                 self.shards.values().map(|shard| shard.ended()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
             self.progress.show(ended, failed);
         }
         if self.last_sync.elapsed().as_secs_f64() >= run.journal_interval {
             self.last_sync = Instant::now();
+            self.say_busy()?;
             self.shards.values_mut().try_for_each(|shard| shard.sync())?;
         }
         if self.last_touch.elapsed().as_secs_f64() >= TOUCH.min(run.claim_timeout / TOUCHES) {
@@ -351,27 +385,4 @@ impl<'a> Leader<'a> {
             }
         }
     }
-}
-
-/// How often a rank says that it lives.
-pub fn beat_interval(hang_timeout: Duration) -> Duration {
-    (hang_timeout / 10).min(Duration::from_secs(1))
-}
-
-/// Ends the job because this rank's worker hangs.
-pub fn hung(comm: &dyn Comm, object: &str, silent: Duration) -> ! {
-    tracing::error!(
-        "rank {} on {}, device {}: no step for {:.0} s, on object {object}: aborting (run again to go on)",
-        comm.rank(),
-        crate::cluster::host(),
-        comm.local_rank(),
-        silent.as_secs_f64()
-    );
-    comm.abort(RESUMABLE)
-}
-
-/// An error of the leader, as the exit code of the whole job.
-pub fn abort_with(comm: &dyn Comm, error: &Error) -> ! {
-    eprintln!("error: {error}");
-    comm.abort(error.exit_code())
 }

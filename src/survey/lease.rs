@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::engine::SavedBlock;
+use super::engine::{Packed, SavedBlock};
 use crate::catalog::Target;
 use crate::posterior::Node;
 use crate::posterior::tree::{TreeNode, assemble};
@@ -22,6 +22,8 @@ pub struct Lease {
     /// Blocks of the whole object.
     pub blocks: u32,
     pub node: TreeNode,
+    /// Where its inputs are, unless in files of their own.
+    pub packed: Option<Packed>,
     /// Parts that are done.
     pub nodes: Vec<(TreeNode, Node)>,
     /// Blocks that were begun.
@@ -34,8 +36,14 @@ pub enum ToWorker {
     Lease(Box<Lease>),
     /// Save what is unfinished and answer `Stopped`.
     Stop,
+    /// Others are idle: give back what is unfinished of every lease that was sent before this.
+    Yield,
     /// Every rank has stopped: leave.
     Exit,
+    /// The leader lives, and will say so again within so many seconds.
+    Alive {
+        seconds: f64,
+    },
 }
 
 /// What a lease came to.
@@ -57,6 +65,10 @@ pub enum ToLeader {
     Failed { object: u64, node: TreeNode, reason: String, suspicious: bool },
     /// How far the oldest lease has come.
     Saved { object: u64, nodes: Vec<(TreeNode, Node)>, state: Option<SavedBlock> },
+    /// The oldest lease is given back, its parts and its state saved: the answer to `Yield`.
+    Yielded { object: u64, node: TreeNode },
+    /// The oldest lease is kept although it was to be given back: there is nothing in it to share.
+    Kept,
     /// The rank is alive; `work` counts samples times steps since its start.
     Beat { work: u64 },
     /// This rank got a stop signal.

@@ -1,12 +1,17 @@
 //! A survey: its plan, its shards, and the ranks that work on them.
 
 pub mod claim;
+#[cfg(test)]
+mod dispatch_tests;
 pub mod engine;
 pub mod folder;
 mod health;
 mod leader;
 pub mod lease;
+mod liveness;
+mod next_shard;
 pub mod object_record;
+pub mod pack;
 pub mod pins;
 pub mod plan;
 pub mod product_writer;
@@ -19,6 +24,7 @@ mod schedule;
 pub mod science;
 mod shard;
 pub mod status;
+mod tidy;
 pub mod toy;
 mod trust;
 pub mod worker;

@@ -11,7 +11,7 @@ use super::receipt::Receipt;
 use super::record::{self, Known, ShardJournal};
 use crate::io::publish;
 use crate::product::Status;
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// What was cleared.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -77,11 +77,13 @@ pub fn objects(folder: &Folder, plan: &Plan, ids: &BTreeSet<String>) -> Result<C
         }
         journal.sync()?;
         publish::sync_folder(&folder.journals())?;
+        failpoint::at("retry.journaled")?;
         if receipt.is_some() {
             // Only now: until the journal says what to do again, the product is the truth.
             let path = folder.receipt(shard);
             std::fs::remove_file(&path).map_err(|error| Error::file(&path, format!("cannot remove: {error}")))?;
             publish::sync_folder(&folder.receipts())?;
+            failpoint::at("retry.removed")?;
             cleared.shards.push(shard);
         }
         claim.release()?;

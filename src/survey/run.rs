@@ -10,19 +10,21 @@ use serde::{Deserialize, Serialize};
 
 use super::claim;
 use super::folder::Folder;
-use super::leader::{Leader, PAUSE, Survey, abort_with, beat_interval, hung};
+use super::leader::{Leader, PAUSE, Survey};
 use super::lease::{ToLeader, ToWorker, decode, encode};
+use super::liveness::{abort_with, beat_interval, hung, leader_patience};
 use super::pins;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::receipt::{Receipt, ShardWriter};
+use super::tidy;
 use super::worker::{EngineFactory, RankContext, Worker};
 use crate::catalog::{self, Target};
 use crate::cluster::Comm;
 use crate::config::Config;
-use crate::error::exit::{DONE, SOME_FAILED};
+use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::io::{digest, publish};
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Age at which what a killed writer left behind is swept out of the run folder.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -99,8 +101,10 @@ fn prepare(options: &Options) -> Result<Prepared> {
     }
     folder.create()?;
     let now = claim::file_system_now(&folder.claims())?;
-    publish::sweep(&folder.shards(), now, LEFTOVER_AGE)?;
-    publish::sweep(&folder.receipts(), now, LEFTOVER_AGE)?;
+    for place in [folder.root(), &folder.claims(), &folder.shards(), &folder.receipts()] {
+        publish::sweep(place, now, LEFTOVER_AGE)?;
+    }
+    tidy::all(&folder)?;
     let prior = std::fs::read(&plan.prior.path)
         .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", plan.prior.path.display())))?;
     if digest::bytes(&prior) != plan.prior.blake3 {
@@ -149,6 +153,7 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
     let start = Start::Go { config: text, threads, cpu_capability: cpu_capability.clone() };
     comm.broadcast(encode(&start)?)?;
     let prior = Arc::new(comm.broadcast(prior)?);
+    failpoint::at("run.started")?;
     if let Some(planned) = &cpu_capability {
         pins::pin(planned)?;
     }
@@ -177,11 +182,14 @@ fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
     let timeout = Duration::from_secs_f64(config.run.hang_timeout);
     comm.set_patience(timeout);
     let prior = Arc::new(comm.broadcast(Vec::new())?);
+    failpoint::at("run.started")?;
     if let Some(planned) = &cpu_capability {
         pins::pin(planned)?;
     }
     let worker = Worker::start(context(comm, config, threads, prior), options.factory.clone())?;
     let mut last_beat = Instant::now();
+    // When the leader was heard, and how long it may be silent from then on.
+    let mut leader = (Instant::now(), leader_patience(timeout));
     let mut asked = false;
     let tell = |report: &ToLeader| comm.send(0, encode(report)?);
     loop {
@@ -189,6 +197,11 @@ fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
         while let Some((_, bytes)) = comm.receive()? {
             busy = true;
             let order: ToWorker = decode(&bytes)?;
+            leader.0 = Instant::now();
+            if let ToWorker::Alive { seconds } = order {
+                leader.1 = Duration::from_secs_f64(seconds);
+                continue;
+            }
             let exit = matches!(order, ToWorker::Exit);
             worker.give(order);
             if exit {
@@ -211,6 +224,15 @@ fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
             tell(&ToLeader::Beat { work: worker.pulse.work() })?;
             if let Some((object, silent)) = worker.pulse.hung(timeout) {
                 hung(comm, &object, silent);
+            }
+            let silent = leader.0.elapsed();
+            if silent > leader.1 {
+                let (rank, host) = (comm.rank(), crate::cluster::host());
+                tracing::error!(
+                    "rank {rank} on {host}: the leader has been silent for {:.0} s: aborting (run again to go on)",
+                    silent.as_secs_f64()
+                );
+                comm.abort(RESUMABLE);
             }
         }
     }

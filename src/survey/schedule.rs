@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
 use super::folder::Folder;
-use super::leader::{Held, Leader, Survey};
+use super::leader::{Answer, Held, Leader, Rank, Survey};
 use super::lease::ToWorker;
-use super::shard::{OpenShard, Opened, open_next};
+use super::next_shard::{Opened, open_next};
+use super::shard::OpenShard;
 use crate::Result;
 
 /// Leases that a worker holds at most: the one it works on, and the next, so that it never waits.
@@ -32,7 +33,9 @@ impl Leader<'_> {
             if load > 0 && self.units() <= workers {
                 return Ok(());
             }
-            let Some((shard, place)) = self.choose(workers) else { return Ok(()) };
+            let Some((shard, place)) = self.choose(workers) else {
+                return if load == 0 { self.ask_back() } else { Ok(()) };
+            };
             let Some(open) = self.shards.get_mut(&shard) else { return Ok(()) };
             let attempt = open.attempt();
             let Some(lease) = open.lease(place) else { return Ok(()) };
@@ -42,6 +45,19 @@ impl Leader<'_> {
             self.ranks[rank].leases.push_back(Held { shard, attempt, place, node: lease.node });
             self.tell(rank, ToWorker::Lease(Box::new(lease)))?;
         }
+    }
+
+    /// A rank is idle and nothing waits: the rank with the largest lease is asked for what it has not done of it. One at a
+    /// time, since what one gives back may be enough for all.
+    fn ask_back(&mut self) -> Result<()> {
+        if self.ranks.iter().any(|rank| rank.asked == Some(Answer::Open)) {
+            return Ok(());
+        }
+        let size = |rank: &Rank| rank.leases.front().filter(|_| rank.asked.is_none()).map_or(0, |held| held.node.level);
+        let largest = (0..self.ranks.len()).max_by_key(|&rank| size(&self.ranks[rank]));
+        let Some(rank) = largest.filter(|&rank| size(&self.ranks[rank]) > 0) else { return Ok(()) };
+        self.ranks[rank].asked = Some(Answer::Open);
+        self.tell(rank, ToWorker::Yield)
     }
 
     /// Objects that wait, those under suspicion left out.
@@ -101,6 +117,7 @@ impl Leader<'_> {
     }
 
     fn claim_one(&mut self) -> Result<()> {
+        self.say_busy()?;
         let open: BTreeSet<u32> = self.shards.keys().copied().collect();
         let Survey { folder, plan, config, .. } = self.survey;
         match open_next(folder, plan, config, &open)? {

@@ -2,12 +2,13 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::engine::{Engine, OpenObject};
+use super::engine::{Engine, OpenObject, Packed};
 use super::object_record::{self, Geometry};
 use crate::catalog::Target;
 use crate::config::{Colours, Config, FlagsConfig, NoiseModel};
 use crate::forward::noise::correlated_grid;
 use crate::forward::{Field, GalaxyLikelihood, GalaxyLikelihoodInput, Latent, NuisancePrior, Psf, SkyNoise};
+use crate::observe::bundle::Bundle;
 use crate::observe::{self, Autocovariance, Band, Observation};
 use crate::posterior::flags::Flag;
 use crate::posterior::morphology::morphology;
@@ -39,6 +40,8 @@ pub struct GalaxyEngine {
     device: Device,
     /// Per-draw quantities of the interim prior, where its file has them.
     prior_draws: Vec<(String, Vec<f32>)>,
+    /// The bundle that was read from last.
+    bundle: Option<Bundle>,
 }
 
 impl GalaxyEngine {
@@ -53,12 +56,21 @@ impl GalaxyEngine {
             )));
         }
         let sampler = sampler::build(&config.sampler, &prior)?;
-        Ok(GalaxyEngine { config, prior, sampler, device, prior_draws: Vec::new() })
+        Ok(GalaxyEngine { config, prior, sampler, device, prior_draws: Vec::new(), bundle: None })
     }
 
     /// With per-draw quantities of the interim prior, which objects are compared with.
     pub fn with_prior_draws(self, prior_draws: Vec<(String, Vec<f32>)>) -> Self {
         GalaxyEngine { prior_draws, ..self }
+    }
+
+    /// Inputs from a bundle, which stays open for the next object.
+    fn packed(&mut self, packed: &Packed, target: &Target) -> Result<observe::Inputs> {
+        let open = match self.bundle.take() {
+            Some(bundle) if bundle.path() == packed.bundle => bundle,
+            _ => Bundle::open(&packed.bundle)?,
+        };
+        self.bundle.insert(open).inputs(packed.place, &target.id)
     }
 
     /// The band whose total flux the amplitude is; the first where each band has its own.
@@ -68,14 +80,22 @@ impl GalaxyEngine {
 }
 
 impl Engine for GalaxyEngine {
-    fn open(&mut self, target: &Target) -> Result<Box<dyn OpenObject + '_>> {
+    fn open(&mut self, target: &Target, packed: Option<&Packed>) -> Result<Box<dyn OpenObject + '_>> {
         if let Some(trouble) = &target.trouble {
             return Err(Error::object(&target.id, trouble));
         }
         let card = &self.prior.card;
         let pitch = cosmology::theta_arcsec(card.pixel_kpc, target.redshift)
             .map_err(|error| Error::object(&target.id, error))?;
-        let observation = observe::observe(target, &self.config, card.size as f64 * pitch)?;
+        let field = card.size as f64 * pitch;
+        let observation = match packed {
+            None => observe::observe(target, &self.config, field)?,
+            Some(packed) => {
+                let inputs = self.packed(packed, target)?;
+                observe::observe_inputs(target, &self.config, field, inputs)?
+            }
+        };
+        let card = &self.prior.card;
         let mut geometry = geometry(&observation, card.size, pitch)?;
         let likelihood = likelihood(self, &observation, &geometry)?;
         geometry.flags = flags(&observation, &geometry, card.redshift_range, &self.config.flags);

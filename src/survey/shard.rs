@@ -1,20 +1,23 @@
 //! A shard that this job works on: its claim, its journal, and how far each of its objects has come.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::claim::{self, Claim, State};
+use super::claim::Claim;
+use super::engine::Packed;
 use super::folder::Folder;
 use super::lease::Lease;
+use super::pack;
 use super::plan::Plan;
 use super::receipt::{Receipt, ShardContext, ShardWriter};
 use super::record::{self, Known, ShardJournal};
+use super::tidy;
 use crate::catalog::Target;
-use crate::config::Config;
 use crate::io::{digest, publish};
 use crate::posterior::tree::TreeNode;
 use crate::product::{ObjectRecord, Status};
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// One object of the shard.
 pub struct Object {
@@ -50,66 +53,15 @@ pub struct OpenShard {
     blocks: u32,
     claim: Claim,
     journal: ShardJournal,
+    /// The shard's packed inputs, if there are any.
+    bundle: Option<PathBuf>,
     pub objects: Vec<Object>,
     started: SystemTime,
     pub worker_seconds: f64,
 }
 
-/// What came of an attempt to get a shard.
-pub enum Opened {
-    Shard(Box<OpenShard>),
-    /// No shard is left that is not done, claimed or excluded; these are claimed by other jobs.
-    NoneLeft {
-        held: Vec<(u32, SystemTime)>,
-    },
-}
-
-/// Claims the first shard that is free or stale, and reads what its journals know.
-pub fn open_next(folder: &Folder, plan: &Plan, config: &Config, exclude: &BTreeSet<u32>) -> Result<Opened> {
-    let receipts = Receipt::list(folder)?;
-    let mut held = Vec::new();
-    let mut now = None;
-    let claims = Folder::attempts(&folder.claims(), "claim")?;
-    let journals = Folder::attempts(&folder.journals(), "journal")?;
-    let timeout = std::time::Duration::from_secs_f64(config.run.claim_timeout);
-    for shard in 0..plan.shards.len() as u32 {
-        if receipts.contains(&shard) || exclude.contains(&shard) {
-            continue;
-        }
-        let claimed = claims.get(&shard).map_or(&[][..], Vec::as_slice);
-        let now = match now {
-            Some(time) => time,
-            None => *now.insert(claim::file_system_now(&folder.claims())?),
-        };
-        match claim::look(folder, shard, claimed, now, timeout) {
-            State::Held { touched, .. } => {
-                held.push((shard, touched));
-                continue;
-            }
-            State::Stale { holder } => {
-                let holder = holder.map_or("unknown".into(), |holder| format!("{} (pid {})", holder.host, holder.pid));
-                tracing::warn!("shard {shard}: taken over from {holder}, which died or fell silent");
-            }
-            State::Free => {}
-        }
-        let written = journals.get(&shard).map_or(&[][..], Vec::as_slice);
-        let attempt = claimed.last().max(written.last()).map_or(1, |last| last + 1);
-        let Some(claim) = Claim::take(folder, shard, attempt)? else {
-            held.push((shard, now));
-            continue;
-        };
-        if folder.receipt(shard).exists() {
-            // It was finished between the listing and the claim. The claim would look like work in progress.
-            let _ = std::fs::remove_file(folder.claim(shard, attempt));
-            continue;
-        }
-        return Ok(Opened::Shard(Box::new(OpenShard::start(folder, plan, shard, claim)?)));
-    }
-    Ok(Opened::NoneLeft { held })
-}
-
 impl OpenShard {
-    fn start(folder: &Folder, plan: &Plan, index: u32, claim: Claim) -> Result<OpenShard> {
+    pub(super) fn start(folder: &Folder, plan: &Plan, index: u32, claim: Claim) -> Result<OpenShard> {
         let range = plan.range(index)?;
         let targets = plan.targets(folder, index)?;
         let mut known = vec![Known::nothing(plan.blocks); targets.len()];
@@ -142,7 +94,8 @@ impl OpenShard {
         }
         let (first, blocks) = (range.first, plan.blocks);
         let started = SystemTime::now();
-        Ok(OpenShard { index, first, blocks, claim, journal, objects, started, worker_seconds: 0.0 })
+        let bundle = pack::bundle(folder, plan, index)?;
+        Ok(OpenShard { index, first, blocks, claim, journal, bundle, objects, started, worker_seconds: 0.0 })
     }
 
     /// The number of this attempt at the shard.
@@ -168,25 +121,40 @@ impl OpenShard {
 
     /// Cuts a waiting object into at least `pieces` leases, as far as it has blocks; one lease is the whole object.
     pub fn cut(&mut self, place: usize, pieces: u32) {
+        let root = TreeNode::root(self.blocks);
+        self.objects[place].begun = true;
+        if pieces > 1 {
+            self.queue_below(place, root, pieces);
+        }
+        if self.objects[place].queue.is_empty() {
+            self.objects[place].queue.push_back(root);
+        }
+    }
+
+    /// Queues what is not known of a part of an object, in at least so many pieces, as far as it has blocks.
+    fn queue_below(&mut self, place: usize, node: TreeNode, pieces: u32) {
         let blocks = self.blocks;
         let object = &mut self.objects[place];
-        object.begun = true;
-        let root = TreeNode::root(blocks);
-        let mut level = root.level;
-        while level > 0 && 1u32 << (root.level - level) < pieces {
+        let mut level = node.level;
+        while level > 0 && 1u32 << (node.level - level) < pieces {
             level -= 1;
         }
-        if level < root.level {
-            let count = 1u32 << (root.level - level);
-            let nodes = (0..count).map(|index| TreeNode { level, index });
-            let known = &object.known;
-            // Blocks that are known need no lease, even where only some of a piece's are.
-            let open = |node: &TreeNode| node.blocks(blocks).any(|block| !known.parts.has_block(block));
-            object.queue = nodes.filter(open).collect();
-        }
-        if object.queue.is_empty() {
-            object.queue.push_back(root);
-        }
+        let depth = node.level - level;
+        let nodes = (node.index << depth..(node.index + 1) << depth).map(|index| TreeNode { level, index });
+        let (known, failure) = (&object.known, object.failure.as_ref().map_or(u32::MAX, |(lowest, _)| *lowest));
+        // Blocks that are known need no lease, even where only some of a piece's are; nor do those behind a failure.
+        let open = |node: &TreeNode| {
+            let mut range = node.blocks(blocks);
+            range.start < failure && range.any(|block| !known.parts.has_block(block))
+        };
+        object.queue.extend(nodes.filter(open));
+    }
+
+    /// A worker has given a lease back, to be shared; what it had done of it has been added.
+    pub fn take_back(&mut self, place: usize, node: TreeNode, pieces: u32) -> Result<()> {
+        self.end(place, node)?;
+        self.queue_below(place, node, pieces);
+        self.settle(place)
     }
 
     /// The next lease of an object.
@@ -201,6 +169,7 @@ impl OpenShard {
             target: object.target.clone(),
             blocks: self.blocks,
             node,
+            packed: self.bundle.clone().map(|bundle| Packed { bundle, place }),
             nodes: object.known.parts.below(node),
             states,
         })
@@ -306,15 +275,21 @@ impl OpenShard {
         self.journal.sync()
     }
 
-    /// Ends the attempt after a stop: nothing is in flight any more, and the shard is free.
+    /// Ends the attempt after a stop: nothing is in flight any more, and the shard is free. The claim is given back even
+    /// where the journal cannot be written, on a full disk: that alone says that no object was to blame.
     pub fn stop(mut self) -> Result<()> {
+        let said = self.end_all();
+        self.claim.release()?;
+        said
+    }
+
+    fn end_all(&mut self) -> Result<()> {
         for place in 0..self.objects.len() {
             if !self.objects[place].active.is_empty() {
                 self.journal.end(self.first + place as u64)?;
             }
         }
-        self.journal.sync()?;
-        self.claim.release()
+        self.journal.sync()
     }
 
     /// Publishes the product and then the receipt. `None` if another job did so first, or has taken the shard.
@@ -364,23 +339,10 @@ impl OpenShard {
             finished: seconds(SystemTime::now()),
             worker_seconds: self.worker_seconds,
         };
+        failpoint::at("receipt.before")?;
         receipt.publish(folder)?;
-        clean(folder, self.index, receipt.failed > 0)?;
+        failpoint::at("receipt.after")?;
+        tidy::clean(folder, self.index, receipt.failed > 0)?;
         Ok(Some(receipt))
     }
-}
-
-/// Removes what only served to make the product. Journals are kept where objects failed, so that `retry` need not do the
-/// others again.
-fn clean(folder: &Folder, shard: u32, keep_journals: bool) -> Result<()> {
-    for attempt in Folder::attempts(&folder.claims(), "claim")?.remove(&shard).unwrap_or_default() {
-        // Somebody else may be cleaning too.
-        let _ = std::fs::remove_file(folder.claim(shard, attempt));
-    }
-    if !keep_journals {
-        for attempt in Folder::attempts(&folder.journals(), "journal")?.remove(&shard).unwrap_or_default() {
-            let _ = std::fs::remove_file(folder.journal(shard, attempt));
-        }
-    }
-    Ok(())
 }

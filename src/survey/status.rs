@@ -13,6 +13,9 @@ use crate::config::Config;
 use crate::product::Status as ObjectStatus;
 use crate::{Error, Result};
 
+/// How far back products count for the rate, seconds.
+const RECENT: u64 = 6 * 3600;
+
 /// The state of a survey.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -24,9 +27,17 @@ pub struct Status {
     /// Objects in products or in journals.
     pub done: u64,
     pub failed: u64,
-    /// Ids and reasons of failed objects, of products.
+    /// Ids and reasons of failed objects.
     pub failures: Vec<(String, String)>,
     pub working: Vec<Working>,
+    /// Objects an hour, over the products of the last six hours of work, if there are any.
+    pub objects_per_hour: Option<f64>,
+    /// Hours until the end at that rate.
+    pub hours_left: Option<f64>,
+    /// Worker hours (GPU hours, on GPUs) spent on products.
+    pub worker_hours: f64,
+    /// Shards whose inputs are packed.
+    pub packed: usize,
     /// Whether every shard has its receipt.
     pub complete: bool,
 }
@@ -67,12 +78,19 @@ pub fn read(folder: &Folder) -> Result<Status> {
         failed: 0,
         failures: Vec::new(),
         working: Vec::new(),
+        objects_per_hour: None,
+        hours_left: None,
+        worker_hours: 0.0,
+        packed: (0..plan.shards.len() as u32).filter(|&shard| folder.bundle(shard).exists()).count(),
         complete: receipts.len() >= plan.shards.len(),
     };
+    let mut times = Vec::new();
     for &shard in &receipts {
         if let Some(receipt) = Receipt::read(folder, shard)? {
             status.done += u64::from(receipt.objects - receipt.failed);
             status.failed += u64::from(receipt.failed);
+            status.worker_hours += receipt.worker_seconds / 3600.0;
+            times.push((receipt.started, receipt.finished, receipt.objects));
             status.failures.extend(receipt.failures);
         }
     }
@@ -99,6 +117,7 @@ pub fn read(folder: &Folder) -> Result<Status> {
         let (done, failed): (Vec<_>, Vec<_>) = records.partition(|record| record.status == ObjectStatus::Done);
         status.done += done.len() as u64;
         status.failed += failed.len() as u64;
+        status.failures.extend(failed.iter().map(|record| (record.id.clone(), record.reason.clone())));
         status.working.push(Working {
             shard,
             attempts: claimed.len().max(written.len()),
@@ -110,5 +129,18 @@ pub fn read(folder: &Folder) -> Result<Status> {
             failed: failed.len() as u64,
         });
     }
+    status.objects_per_hour = rate(&times);
+    let left = status.objects.saturating_sub(status.done + status.failed) as f64;
+    status.hours_left = status.objects_per_hour.map(|rate| left / rate);
     Ok(status)
+}
+
+/// Objects an hour of the products (start, end in seconds, objects) that ended in the last hours of work.
+fn rate(products: &[(u64, u64, u32)]) -> Option<f64> {
+    let last = products.iter().map(|&(_, finished, _)| finished).max()?;
+    let recent: Vec<_> = products.iter().filter(|&&(_, finished, _)| finished + RECENT >= last).collect();
+    let first = recent.iter().map(|&&(started, ..)| started).min()?;
+    let objects: u64 = recent.iter().map(|&&(_, _, objects)| u64::from(objects)).sum();
+    // Receipts count whole seconds.
+    Some(objects as f64 / last.saturating_sub(first).max(1) as f64 * 3600.0)
 }

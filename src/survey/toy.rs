@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tch::Device;
 
-use super::engine::{Engine, OpenObject};
+use super::engine::{Engine, OpenObject, Packed};
 use super::worker::RankContext;
 use crate::catalog::Target;
 use crate::config::Config;
@@ -36,7 +36,7 @@ impl Toy {
 }
 
 impl Engine for Toy {
-    fn open(&mut self, target: &Target) -> Result<Box<dyn OpenObject + '_>> {
+    fn open(&mut self, target: &Target, _packed: Option<&Packed>) -> Result<Box<dyn OpenObject + '_>> {
         let object = ToyObject::new(&self.config, target);
         if object.wants("fail").is_some() {
             return Err(Error::object(&target.id, "was told to fail"));

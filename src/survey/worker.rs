@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -39,6 +39,7 @@ pub struct Worker {
     orders: Sender<ToWorker>,
     reports: Receiver<ToLeader>,
     stopping: Arc<AtomicBool>,
+    yields: Arc<AtomicU32>,
     pub pulse: Arc<Pulse>,
     thread: JoinHandle<()>,
 }
@@ -49,11 +50,13 @@ impl Worker {
         let (orders, order_box) = channel();
         let (report_box, reports) = channel();
         let stopping = Arc::new(AtomicBool::new(false));
+        let yields = Arc::new(AtomicU32::new(0));
         let pulse = Arc::new(Pulse::default());
         let desk = Desk {
             orders: order_box,
             reports: report_box,
             stopping: stopping.clone(),
+            yields: yields.clone(),
             pulse: pulse.clone(),
             interval: Duration::from_secs_f64(context.config.run.journal_interval),
         };
@@ -61,13 +64,32 @@ impl Worker {
             .name("worker".into())
             .spawn(move || desk.work(&context, &factory))
             .map_err(|error| Error::internal(format!("cannot start the worker thread: {error}")))?;
-        Ok(Worker { orders, reports, stopping, pulse, thread })
+        Ok(Worker { orders, reports, stopping, yields, pulse, thread })
+    }
+
+    /// One that never gets ready, for tests of a leader whose other ranks are simulated.
+    #[cfg(test)]
+    pub fn silent() -> Worker {
+        let (orders, order_box) = channel();
+        let (report_box, reports) = channel();
+        let thread = std::thread::spawn(move || {
+            while let Ok(order) = order_box.recv() {
+                if matches!(order, ToWorker::Stop) {
+                    let _ = report_box.send(ToLeader::Stopped);
+                }
+            }
+        });
+        let (stopping, yields, pulse) = Default::default();
+        Worker { orders, reports, stopping, yields, pulse, thread }
     }
 
     /// Hands over a message of the leader.
     pub fn give(&self, order: ToWorker) {
         if matches!(order, ToWorker::Stop | ToWorker::Exit) {
             self.stopping.store(true, Ordering::SeqCst);
+        }
+        if matches!(order, ToWorker::Yield) {
+            self.yields.fetch_add(1, Ordering::SeqCst);
         }
         // A worker that has ended has told why, and needs no more orders.
         let _ = self.orders.send(order);
@@ -97,6 +119,8 @@ struct Desk {
     orders: Receiver<ToWorker>,
     reports: Sender<ToLeader>,
     stopping: Arc<AtomicBool>,
+    /// Orders to yield that have been given and not been taken from the queue: leases found before them are given back.
+    yields: Arc<AtomicU32>,
     pulse: Arc<Pulse>,
     interval: Duration,
 }
@@ -121,7 +145,7 @@ impl Desk {
                     match order {
                         ToWorker::Stop => self.tell(ToLeader::Stopped),
                         ToWorker::Exit => return,
-                        ToWorker::Lease(_) => {}
+                        ToWorker::Lease(_) | ToWorker::Yield | ToWorker::Alive { .. } => {}
                     }
                 }
             }
@@ -133,8 +157,16 @@ impl Desk {
         loop {
             match self.orders.recv().ok()? {
                 // A lease that comes after a stop was sent before it: the leader still knows all that is in it.
-                ToWorker::Lease(lease) if !self.stopping.load(Ordering::SeqCst) => return Some(lease),
-                ToWorker::Lease(_) => {}
+                ToWorker::Lease(lease) if !self.stopping.load(Ordering::SeqCst) => {
+                    if self.yields.load(Ordering::SeqCst) == 0 {
+                        return Some(lease);
+                    }
+                    self.tell(ToLeader::Yielded { object: lease.object, node: lease.node });
+                }
+                ToWorker::Yield => {
+                    self.yields.fetch_sub(1, Ordering::SeqCst);
+                }
+                ToWorker::Lease(_) | ToWorker::Alive { .. } => {}
                 ToWorker::Stop => self.tell(ToLeader::Stopped),
                 ToWorker::Exit => return None,
             }
@@ -146,7 +178,7 @@ impl Desk {
         while let Some(lease) = next {
             self.pulse.begin(&lease.target.id);
             let started = Instant::now();
-            match engine.open(&lease.target) {
+            match engine.open(&lease.target, lease.packed.as_ref()) {
                 Ok(open) => next = self.serve_object(open.as_ref(), lease, started),
                 Err(error) => {
                     self.fail(&lease, &error);
@@ -170,7 +202,9 @@ impl Desk {
                     seconds: started.elapsed().as_secs_f64(),
                     outcome,
                 }),
-                Ok(None) => {}
+                // After a stop the leader asks for nothing more.
+                Ok(None) if self.stopping.load(Ordering::SeqCst) => {}
+                Ok(None) => self.tell(ToLeader::Yielded { object: lease.object, node: lease.node }),
                 Err(error) => self.fail(&lease, &error),
             }
             self.pulse.end();
@@ -193,7 +227,7 @@ impl Desk {
         self.tell(ToLeader::Failed { object: lease.object, node: lease.node, reason, suspicious });
     }
 
-    /// Computes a lease; `None` if a stop came first (what there was has been reported).
+    /// Computes a lease; `None` if a stop, or the order to yield, came first (what there was has been reported).
     fn sample(&self, open: &dyn OpenObject, lease: &Lease) -> Result<Option<Outcome>> {
         if open.blocks() != lease.blocks {
             return Err(Error::internal(format!(
@@ -207,6 +241,7 @@ impl Desk {
         lease.nodes.iter().for_each(|(place, node)| parts.insert(*place, node.clone()));
         let mut told: BTreeSet<TreeNode> = lease.nodes.iter().map(|(place, _)| *place).collect();
         let mut last_save = Instant::now();
+        let mut kept = false;
         for block in lease.node.blocks(lease.blocks) {
             if parts.has_block(block) {
                 continue;
@@ -218,7 +253,15 @@ impl Desk {
             };
             self.pulse.tick();
             while state.step < open.steps() {
-                let stopping = self.stopping.load(Ordering::SeqCst);
+                let mut stopping = self.stopping.load(Ordering::SeqCst);
+                if !kept && self.yields.load(Ordering::SeqCst) > 0 {
+                    // A single block cannot be shared, and to go on with it elsewhere would only cost.
+                    kept = lease.node.blocks(lease.blocks).all(|other| other == block || parts.has_block(other));
+                    match kept {
+                        true => self.tell(ToLeader::Kept),
+                        false => stopping = true,
+                    }
+                }
                 if stopping || last_save.elapsed() >= self.interval {
                     let state = SavedBlock { block, state: state.save()? };
                     self.save(lease, &parts, &mut told, Some(state));

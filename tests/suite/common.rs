@@ -92,12 +92,46 @@ impl ToySurvey {
 
     /// Starts a run, alone (0) or as so many ranks.
     pub fn start(&self, ranks: usize) -> Run {
-        let mut command = if ranks == 0 { unseeing() } else { mpirun(ranks) };
+        let command = if ranks == 0 { unseeing() } else { mpirun(ranks) };
+        self.start_as(command)
+    }
+
+    fn start_as(&self, mut command: Command) -> Run {
         self.runs.set(self.runs.get() + 1);
-        let log = self.path(&format!("log-{}", self.runs.get()));
-        command.args(["run", "--engine", "toy"]).arg(self.path("survey.toml"));
-        command.arg("--log-json").arg(self.path(&format!("json-{}", self.runs.get())));
-        Run::start(command, log)
+        command.args(self.arguments());
+        Run::start(command, self.path(&format!("log-{}", self.runs.get())))
+    }
+
+    fn arguments(&self) -> [std::ffi::OsString; 6] {
+        let (config, log) = (self.path("survey.toml"), self.path(&format!("json-{}", self.runs.get())));
+        ["run".into(), "--engine".into(), "toy".into(), config.into(), "--log-json".into(), log.into()]
+    }
+
+    /// Starts a run in which one rank has something set to happen (see `failpoint`): of a run alone if `ranks` is 0.
+    pub fn start_failing(&self, ranks: usize, rank: usize, failpoint: &str) -> Run {
+        let setting = format!("UNSEEING_FAILPOINT={failpoint}");
+        if ranks == 0 {
+            let mut command = unseeing();
+            command.env("UNSEEING_FAILPOINT", failpoint);
+            return self.start_as(command);
+        }
+        // Several programs of one job: mpirun gives each its own ranks, in this order.
+        let mut command = Command::new("mpirun");
+        clean(&mut command);
+        self.runs.set(self.runs.get() + 1);
+        for index in 0..ranks {
+            command.args((index > 0).then_some(":")).args(["-n", "1"]);
+            if index == rank {
+                command.args(["env", &setting]);
+            }
+            command.arg(PROGRAM).args(self.arguments());
+        }
+        Run::start(command, self.path(&format!("log-{}", self.runs.get())))
+    }
+
+    /// What the last run said.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.path(&format!("log-{}", self.runs.get()))).unwrap()
     }
 
     /// Runs to the end; returns the exit code.
@@ -210,12 +244,29 @@ impl Run {
         children(self.child.id())
     }
 
+    /// Waits until a rank (the program itself, if it runs alone) has been stopped by a signal.
+    pub fn until_frozen(&mut self, rank: Option<usize>) {
+        let launcher = self.child.id();
+        self.until("a frozen process", || {
+            let process = rank.map_or(Some(launcher), |rank| children(launcher).get(rank).copied());
+            process.is_some_and(|process| {
+                let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+                stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+            })
+        });
+    }
+
     /// Kills everything at once: the launcher and all ranks.
-    pub fn kill_all(mut self) {
+    pub fn kill_all(self) {
+        self.kill_all_code();
+    }
+
+    /// The same; returns the exit code, since it may have ended before.
+    pub fn kill_all_code(self) -> i32 {
         let ranks = self.ranks();
         self.signal(libc::SIGKILL);
         ranks.into_iter().for_each(|rank| kill(rank, libc::SIGKILL));
-        self.wait();
+        self.code()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Surveys under mpirun: the same products on any number of ranks, and stops that lose nothing.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::{PATIENCE, ToySurvey, kill, unseeing};
+use crate::common::{PATIENCE, Run, ToySurvey, kill, mpirun, unseeing};
 
 /// Good ones, one that cannot be opened, one that fails half-way.
 const MIXED: [&str; 7] = ["", "", "fail=1", "", "stumble=2.3", "", ""];
@@ -44,6 +44,24 @@ fn mpi_one_object_is_shared_between_all_ranks() {
     }
 }
 
+/// A slow object that one rank has got as a whole, while others have nothing to do any more.
+#[test]
+fn mpi_idle_ranks_take_over_from_a_busy_one() {
+    let alone = ToySurvey::new(&[""; 4], 4);
+    assert_eq!(alone.run(0), 0);
+    let survey = ToySurvey::new(&["sleep=80", "sleep=5", "sleep=5", "sleep=5"], 4);
+    assert_eq!(survey.run(3), 0);
+    assert_eq!(survey.digests(), alone.digests());
+    let leases = |rank: usize| -> Vec<serde_json::Value> {
+        let log = survey.rank_log(rank).into_iter();
+        log.filter(|line| line["fields"]["message"] == "lease" && line["fields"]["object"] == "toy-0").collect()
+    };
+    let all: Vec<_> = (0..3).map(leases).collect();
+    assert!(all.iter().flatten().any(|line| line["fields"]["level"] == 3), "never leased as a whole: {all:?}");
+    let sharing = all.iter().filter(|leases| leases.iter().any(|line| line["fields"]["level"] != 3)).count();
+    assert!(sharing >= 2, "only {sharing} ranks had parts of it: {all:?}");
+}
+
 #[test]
 fn mpi_stop_signal_saves_everything_and_the_next_run_goes_on() {
     let instructions = ["sleep=10"; 6];
@@ -66,6 +84,21 @@ fn mpi_stop_signal_saves_everything_and_the_next_run_goes_on() {
     assert!(claims.iter().all(|path| std::fs::read(path).unwrap().starts_with(b"released")));
     assert_eq!(survey.run(2), 0);
     assert_eq!(survey.digests(), reference.digests());
+}
+
+/// Where Slurm tells when the job's time is over, no signal is needed.
+#[test]
+fn mpi_stop_comes_before_the_end_of_the_job() {
+    let survey = ToySurvey::new(&["sleep=60"; 6], 2);
+    let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(6);
+    let mut command = mpirun(2);
+    command.args(["run", "--engine", "toy"]).arg(survey.path("survey.toml"));
+    command.env("SLURM_JOB_END_TIME", end.as_secs().to_string());
+    assert_eq!(Run::start(command, survey.path("log")).code(), 75);
+    let over = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    assert!(over < end + Duration::from_secs(1), "{over:?} {end:?}");
+    assert!(survey.journaled() > 0);
+    assert!(survey.files("claims").iter().all(|path| std::fs::read(path).unwrap().starts_with(b"released")));
 }
 
 #[test]

@@ -89,6 +89,28 @@ pub fn records() -> Vec<ObjectRecord> {
     vec![record("a", 20, 24), failed, record("c", 23, 21)]
 }
 
+/// HDF5 keeps what is written in memory for a while: its errors come late, and must come nevertheless.
+#[test]
+fn a_full_disk_of_any_size_is_an_error_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut full = 0;
+    for size in (8..).step_by(40) {
+        let Some(disk) = crate::disk::SmallDisk::mount(&folder.path().join(size.to_string()), size) else { return };
+        let path = folder.path().join(size.to_string()).join("00000.h5");
+        match write_shard(&path, &records(), &meta()) {
+            Ok(digest) => {
+                assert_eq!(Shard::open(&path).unwrap().verify().unwrap(), digest, "{size} KiB");
+                break;
+            }
+            Err(error) => assert!(error.to_string().contains("00000.h5"), "{size} KiB: {error}"),
+        }
+        full += 1;
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "{size} KiB");
+        drop(disk);
+    }
+    assert!(full > 2, "the disks were hardly ever full");
+}
+
 #[test]
 fn a_shard_reads_back_what_was_written() {
     let folder = tempfile::tempdir().unwrap();

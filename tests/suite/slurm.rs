@@ -20,6 +20,10 @@ struct Cluster {
 impl Cluster {
     /// Starts one with more processors and GPUs claimed than there are, and of these features; `None`, said aloud, where that cannot be.
     fn start(features: &str) -> Option<Cluster> {
+        Cluster::with_nodes(1, features)
+    }
+
+    fn with_nodes(nodes: u32, features: &str) -> Option<Cluster> {
         let turn = CLUSTER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // Sockets below it have names of at most 108 bytes, so not below a long TMPDIR.
         let folder = tempfile::tempdir_in("/tmp").unwrap();
@@ -27,6 +31,7 @@ impl Cluster {
         let output = Command::new(root().join("tests/slurm-local.sh"))
             .args(["-p", prefix.to_str().unwrap(), "start"])
             .envs([("SLURM_LOCAL_CPUS", "96"), ("SLURM_LOCAL_GPUS", "8"), ("SLURM_LOCAL_FEATURES", features)])
+            .env("SLURM_LOCAL_NODES", nodes.to_string())
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -95,7 +100,7 @@ impl Cluster {
     }
 
     /// Waits for the job's end and returns its `ExitCode`, for example `3:0`.
-    fn wait(&self, job: u32) -> String {
+    fn wait(&self, job: impl std::fmt::Display) -> String {
         let start = Instant::now();
         loop {
             let output = self.command("scontrol").args(["show", "job", &job.to_string()]).output().unwrap();
@@ -168,6 +173,137 @@ fn slurm_a_job_that_is_asked_to_stop_saves_and_requeues_itself() {
     assert!(out.contains("start 2, on") && out.contains("exit code 0"), "{out}");
 }
 
+/// A survey of toys in the cluster's folder, and what an undisturbed run of it gives.
+struct Toys<'a> {
+    cluster: &'a Cluster,
+    config: PathBuf,
+    want: Vec<String>,
+}
+
+impl<'a> Toys<'a> {
+    fn new(cluster: &'a Cluster, objects: u32, shard_objects: u32) -> Toys<'a> {
+        let rows = |sleep: u32| -> String {
+            let row = |object| format!("toy-{object},150,2,0.2,sleep={sleep}\n");
+            format!("object_id,ra,dec,redshift,toy\n{}", (0..objects).map(row).collect::<String>())
+        };
+        std::fs::write(cluster.path("prior.safetensors"), "no weights").unwrap();
+        let text = TOY_SURVEY.replace("[catalog]", &format!("shard_objects = {shard_objects}\n[catalog]"));
+        let text =
+            text.replace("threads = 1", "threads = 1\nhang_timeout = 5\nclaim_timeout = 20\njournal_interval = 0.2");
+        let place = |name: &str, sleep| {
+            std::fs::write(cluster.path(&format!("{name}.csv")), rows(sleep)).unwrap();
+            let text = text.replace("\"run\"", &format!("\"{name}\"")).replace("toys.csv", &format!("{name}.csv"));
+            let path = cluster.path(&format!("{name}.toml"));
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let (quick, config) = (place("quick", 0), place("run", 40));
+        let mut toys = Toys { cluster, config, want: Vec::new() };
+        let alone = crate::common::unseeing().args(["run", "--engine", "toy"]).arg(&quick).output().unwrap();
+        assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+        toys.want = toys.contents(&quick);
+        toys
+    }
+
+    /// Submits an array of workers of two ranks each.
+    fn submit(&self, array: &str) -> u32 {
+        let options =
+            [&format!("--array={array}"), "--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=12"];
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_unseeing"));
+        let arguments = [self.config.to_str().unwrap(), "--engine", "toy"];
+        self.cluster.submit(&program, &options, "slurm/unseeing.slurm", &arguments)
+    }
+
+    fn report(&self, command: &str, config: &Path) -> serde_json::Value {
+        let output = crate::common::unseeing().args([command, "--json"]).arg(config).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    fn contents(&self, config: &Path) -> Vec<String> {
+        let report = self.report("verify", config);
+        let shards = report["shards"].as_array().unwrap();
+        shards.iter().map(|shard| shard["content_blake3"].as_str().unwrap().to_string()).collect()
+    }
+
+    /// Waits until every shard has its product, and compares with the undisturbed run.
+    fn assert_whole(&self) {
+        self.cluster.until("the survey is whole", || self.report("status", &self.config)["complete"] == true);
+        assert_eq!(self.contents(&self.config), self.want);
+        assert_eq!(self.report("status", &self.config)["failed"], 0);
+    }
+
+    /// How many shards are being worked on.
+    fn running(&self) -> usize {
+        let status = self.report("status", &self.config);
+        let shards = status["working"].as_array().cloned().unwrap_or_default();
+        shards.iter().filter(|shard| shard["state"] == "running").count()
+    }
+
+    /// A process of this survey that is the rank `rank` of its job.
+    fn process(&self, rank: u32) -> Option<u32> {
+        let (config, rank) = (self.config.to_str().unwrap().to_string(), format!("SLURM_PROCID={rank}"));
+        let holds = |path: PathBuf, text: &str| {
+            std::fs::read(path).is_ok_and(|bytes| bytes.split(|&byte| byte == 0).any(|part| part == text.as_bytes()))
+        };
+        let processes = Path::new("/proc").read_dir().unwrap().flatten();
+        processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|process| {
+            let folder = Path::new("/proc").join(process.to_string());
+            let ours = std::fs::read_link(folder.join("exe")).is_ok_and(|exe| exe.ends_with("release/unseeing"));
+            ours && holds(folder.join("cmdline"), &config) && holds(folder.join("environ"), &rank)
+        })
+    }
+}
+
+/// Three workers on two nodes: the node of one is set down, one is cancelled; the others do their work.
+#[test]
+fn slurm_a_node_down_and_a_cancelled_worker_lose_nothing() {
+    let Some(cluster) = Cluster::with_nodes(2, "") else { return };
+    let toys = Toys::new(&cluster, 16, 2);
+    let job = toys.submit("0-2");
+    cluster.until("three workers at work", || toys.running() >= 3);
+    let nodes = cluster.command("squeue").args(["-h", "-o", "%N", "-j", &format!("{job}_0")]).output().unwrap();
+    let node = String::from_utf8_lossy(&nodes.stdout).trim().to_string();
+    let set = |state: &str| {
+        let update = ["update", &format!("nodename={node}"), &format!("state={state}"), "reason=test"];
+        cluster.command("scontrol").args(update).status().unwrap().success()
+    };
+    assert!(cluster.command("scancel").arg(format!("{job}_1")).status().unwrap().success());
+    assert!(set("down"), "{node}");
+    toys.assert_whole();
+    // It may have come back by itself.
+    set("resume");
+    cluster.wait(format!("{job}_2"));
+}
+
+#[test]
+fn slurm_two_array_tasks_on_one_shard_do_it_once() {
+    let Some(cluster) = Cluster::with_nodes(2, "") else { return };
+    let toys = Toys::new(&cluster, 4, 4);
+    let job = toys.submit("0-1");
+    assert_eq!([0, 1].map(|task| cluster.wait(format!("{job}_{task}"))), ["0:0", "0:0"], "{}", cluster.read("out"));
+    toys.assert_whole();
+    let said = cluster.read("out");
+    assert!(said.matches("published as").count() == 1 && said.contains("other jobs work on the last"), "{said}");
+}
+
+/// kill -9 of a rank: its job ends by itself, and the next one goes on.
+#[test]
+fn slurm_a_killed_rank_ends_its_job_which_can_be_submitted_again() {
+    let Some(cluster) = Cluster::start("") else { return };
+    let toys = Toys::new(&cluster, 6, 2);
+    let job = toys.submit("0");
+    cluster.until("work", || cluster.journals() > 0 && toys.process(1).is_some());
+    let killed = Instant::now();
+    crate::common::kill(toys.process(1).unwrap(), libc::SIGKILL);
+    let code = cluster.wait(format!("{job}_0"));
+    println!("the job ended with {code}, {:.1} s after its rank was killed", killed.elapsed().as_secs_f64());
+    assert_ne!(code, "0:0", "{}", cluster.read("out"));
+    assert!(killed.elapsed() < Duration::from_secs(40), "{}", cluster.read("out"));
+    let again = toys.submit("0");
+    assert_eq!(cluster.wait(format!("{again}_0")), "0:0", "{}", cluster.read("out"));
+    toys.assert_whole();
+}
+
 /// The real program on a survey of toys (arithmetic without science), stopped in its middle.
 #[test]
 fn slurm_a_survey_that_is_stopped_goes_on_and_is_whole() {
@@ -226,6 +362,39 @@ fn slurm_the_end_of_the_time_limit_is_a_stop() {
     cluster.until("the rank finishes after a stop", || cluster.read("log").contains("finished 0"));
     assert_eq!(cluster.wait(job), "0:0", "{}", cluster.read("out"));
     assert!(cluster.read("log").contains("saved 0"), "{}", cluster.read("log"));
+}
+
+/// A program that logs what it is asked for.
+#[test]
+fn slurm_submit_plans_works_and_joins() {
+    let Some(cluster) = Cluster::start("") else { return };
+    let program =
+        cluster.program("echo \"$1 ${SLURM_ARRAY_TASK_ID:-} $2 ${3:-} ${4:-}\" >>log; [ $1 != run ] || sleep 1");
+    let submit = |config: &str| {
+        let mut command = cluster.command("slurm/submit.sh");
+        command.env("UNSEEING", &program).env("TEST_FOLDER", cluster.folder.path());
+        let out = format!("--output={}", cluster.path("out").display());
+        command.env("MERGE_OPTIONS", &out).args(["slurm/unseeing.slurm", config, &out]);
+        command.args(["--array=0-2", "--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=12"]);
+        command.output().unwrap()
+    };
+    let output = submit("folder/the.toml");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    cluster.until("the products are joined", || cluster.read("log").contains("merge"));
+    let log = cluster.read("log");
+    let lines: Vec<&str> = log.lines().map(str::trim).collect();
+    assert_eq!(lines[0], "plan  folder/the.toml", "{log}");
+    assert_eq!(
+        (0..3).filter(|task| lines[1..4].contains(&format!("run {task} folder/the.toml").as_str())).count(),
+        3,
+        "{log}"
+    );
+    assert_eq!(lines[4..], ["verify  folder/the.toml", "merge  folder/the.toml --out folder/survey.h5"], "{log}");
+    // What cannot be planned is not submitted.
+    std::fs::write(&program, "#!/bin/bash\necho no such column >&2; exit 2\n").unwrap();
+    let output = submit("other.toml");
+    assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{output:?}");
 }
 
 #[test]

@@ -1,0 +1,175 @@
+//! Packing the inputs of a survey, shard by shard, and looking at inputs before a survey is begun.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::folder::Folder;
+use super::plan::Plan;
+use crate::catalog::Target;
+use crate::config::Config;
+use crate::io::publish;
+use crate::observe::Inputs;
+use crate::observe::bundle::{Bundle, BundleWriter};
+use crate::prior::file;
+use crate::random::{Key, Purpose};
+use crate::sky::cosmology;
+use crate::{Error, Result};
+
+/// Bad rows that a report names.
+const NAMED: usize = 10;
+
+/// The bundle of a shard, if it was packed; one of another plan is an error.
+pub fn bundle(folder: &Folder, plan: &Plan, shard: u32) -> Result<Option<PathBuf>> {
+    let path = folder.bundle(shard);
+    if !path.exists() {
+        return Ok(None);
+    }
+    Bundle::open(&path)?.check(&plan.digest()?, shard, plan.range(shard)?.count)?;
+    Ok(Some(path))
+}
+
+/// What was packed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Shards packed now, and those that were packed before or are done already.
+    pub packed: usize,
+    pub skipped: usize,
+    pub objects: u64,
+    pub bytes: u64,
+    /// Objects whose inputs cannot be used, and the reasons of the first of them.
+    pub bad: u64,
+    pub reasons: Vec<(String, String)>,
+}
+
+/// Packs every shard that has neither a bundle nor a product. `stop` is asked between objects: what is unfinished then is
+/// left out, and the next call goes on.
+pub fn pack(config: &Config, folder: &Folder, plan: &Plan, stop: &dyn Fn() -> bool) -> Result<Report> {
+    let inputs = folder.inputs();
+    std::fs::create_dir_all(&inputs).map_err(|error| Error::file(&inputs, format!("cannot create: {error}")))?;
+    let (reader, digest) = (InputReader::new(config)?, plan.digest()?);
+    let mut report = Report::default();
+    for shard in 0..plan.shards.len() as u32 {
+        if bundle(folder, plan, shard)?.is_some() || folder.receipt(shard).exists() {
+            report.skipped += 1;
+            continue;
+        }
+        let path = folder.bundle(shard);
+        let targets = plan.targets(folder, shard)?;
+        let mut bad = Vec::new();
+        let mut stopped = false;
+        let written = publish::publish_path(&path, |temporary| {
+            let mut writer = BundleWriter::create(temporary, &digest, shard)?;
+            for target in &targets {
+                stopped = stop();
+                if stopped {
+                    return Err(Error::internal("stopped"));
+                }
+                let inputs = reader.read(target)?;
+                bad.extend(inputs.as_ref().err().map(|reason| (target.id.clone(), reason.clone())));
+                writer.add(&target.id, &inputs)?;
+            }
+            writer.close()
+        });
+        if stopped {
+            return Ok(report);
+        }
+        report.bad += written? as u64;
+        report.packed += 1;
+        report.objects += targets.len() as u64;
+        report.bytes += std::fs::metadata(&path).map_or(0, |data| data.len());
+        report.reasons.extend(bad);
+        report.reasons.truncate(NAMED);
+    }
+    Ok(report)
+}
+
+/// Reads everything in a shard's bundle, against its digests; false if there is no bundle.
+pub fn verify(folder: &Folder, plan: &Plan, shard: u32) -> Result<bool> {
+    let Some(path) = bundle(folder, plan, shard)? else { return Ok(false) };
+    let bundle = Bundle::open(&path)?;
+    for (place, id) in bundle.ids().iter().enumerate() {
+        match bundle.inputs(place, id) {
+            Ok(_) | Err(Error::Object { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// What a look at inputs has found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Checked {
+    pub rows: u64,
+    pub bad: u64,
+    pub reasons: Vec<(String, String)>,
+}
+
+/// Reads the inputs of `rows` rows, chosen by the survey's seed, or of all (`None`).
+pub fn check_inputs(config: &Config, folder: &Folder, plan: &Plan, rows: Option<u64>) -> Result<Checked> {
+    let reader = InputReader::new(config)?;
+    let rows = rows.unwrap_or(u64::MAX).min(plan.objects);
+    // By their keys, those with the smallest: whatever the order of the catalogue, and the same each time.
+    let mut keyed: Vec<(f64, u64)> = Vec::new();
+    if rows < plan.objects {
+        let key = |object: u64| Key::new(plan.seed, &format!("check {object}"), 0, Purpose::Evaluation, 0).uniform(1);
+        keyed = (0..plan.objects).map(|object| (key(object).first().copied().unwrap_or(0.0), object)).collect();
+        keyed.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        keyed.truncate(rows as usize);
+    }
+    let mut chosen: Vec<u64> = keyed.into_iter().map(|(_, object)| object).collect();
+    chosen.sort_unstable();
+    let mut checked = Checked::default();
+    for shard in 0..plan.shards.len() as u32 {
+        let range = plan.range(shard)?;
+        let wanted = |object: u64| rows == plan.objects || chosen.binary_search(&object).is_ok();
+        let places: Vec<u64> = (0..u64::from(range.count)).filter(|place| wanted(range.first + place)).collect();
+        if places.is_empty() {
+            continue;
+        }
+        let targets = plan.targets(folder, shard)?;
+        for target in places.into_iter().filter_map(|place| targets.get(place as usize)) {
+            checked.rows += 1;
+            if let Err(reason) = reader.read(target)? {
+                checked.bad += 1;
+                checked.reasons.push((target.id.clone(), reason));
+                checked.reasons.truncate(NAMED);
+            }
+        }
+    }
+    Ok(checked)
+}
+
+/// Reads inputs of targets as a run would.
+struct InputReader<'a> {
+    config: &'a Config,
+    size: f64,
+    pixel_kpc: f64,
+}
+
+impl<'a> InputReader<'a> {
+    fn new(config: &'a Config) -> Result<InputReader<'a>> {
+        let path = &config.prior.path;
+        let bytes = std::fs::read(path)
+            .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", path.display())))?;
+        let card = file::card(&bytes)?;
+        Ok(InputReader { config, size: card.size as f64, pixel_kpc: card.pixel_kpc })
+    }
+
+    /// The inputs, or the object's own trouble.
+    fn read(&self, target: &Target) -> Result<std::result::Result<Inputs, String>> {
+        let read = || {
+            if let Some(trouble) = &target.trouble {
+                return Err(Error::object(&target.id, trouble));
+            }
+            let pitch = cosmology::theta_arcsec(self.pixel_kpc, target.redshift)
+                .map_err(|error| Error::object(&target.id, error))?;
+            Inputs::read(target, self.config, self.size * pitch)
+        };
+        match read() {
+            Ok(inputs) => Ok(Ok(inputs)),
+            Err(Error::Object { what, .. }) => Ok(Err(what)),
+            Err(other) => Err(other),
+        }
+    }
+}

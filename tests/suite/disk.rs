@@ -1,0 +1,146 @@
+//! Disks that are full, read-only or littered: errors that name the file, and nothing lost or blamed. The full disks are
+//! real ones, small file systems in memory, which only root can mount.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use crate::common::{ToySurvey, unseeing};
+
+/// A file system of its own, as long as this lives.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts one of so many KiB at `place`; `None`, said aloud, where that cannot be.
+    pub fn mount(place: &Path, size: u32) -> Option<SmallDisk> {
+        std::fs::create_dir_all(place).unwrap();
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}k"), "unseeing-test"])
+            .arg(place)
+            .output();
+        if output.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(SmallDisk(place.to_path_buf()));
+        }
+        println!("SKIPPED: needs to be allowed to mount a small file system");
+        None
+    }
+
+    fn remount(&self, options: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0).status();
+        assert!(status.unwrap().success(), "remount {options}");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn crash_free_disk_that_fills_stops_the_run_which_goes_on_with_more_room() {
+    let want = {
+        let survey = ToySurvey::new(&["sleep=1"; 3], 2);
+        assert_eq!(survey.run(0), 0);
+        survey.digests()
+    };
+    let mut full = 0;
+    for size in (4..).step_by(8) {
+        let survey = ToySurvey::new(&["sleep=1"; 3], 2);
+        let Some(disk) = SmallDisk::mount(&survey.path("run"), size) else { return };
+        let ranks = if size % 3 == 0 { 2 } else { 0 };
+        let code = survey.run(ranks);
+        if code != 0 {
+            full += 1;
+            assert_eq!(code, 1, "{size} KiB: {}", survey.said());
+            assert!(survey.said().contains("No space left on device"), "{size} KiB: {}", survey.said());
+            // Once more on the full disk: no object may be blamed for it.
+            assert_eq!(survey.run(0), 1, "{size} KiB: {}", survey.said());
+            disk.remount("size=64m");
+            assert_eq!(survey.run(0), 0, "{size} KiB: {}", survey.said());
+        }
+        assert_eq!(survey.digests(), want, "{size} KiB");
+        drop(disk);
+        if code == 0 {
+            break;
+        }
+    }
+    assert!(full > 3, "the disks were hardly ever full");
+}
+
+#[test]
+fn crash_free_read_only_folder_is_named_and_can_be_looked_at() {
+    let survey = ToySurvey::new(&[""; 2], 1);
+    let Some(disk) = SmallDisk::mount(&survey.path("run"), 10_000) else { return };
+    survey.report("plan");
+    disk.remount("ro");
+    for command in [&["run", "--engine", "toy"][..], &["retry", "--claims"]] {
+        let output = unseeing().args(command).arg(survey.path("survey.toml")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if command[0] == "run" {
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("Read-only file system") && said.contains("/run"), "{said}");
+        }
+    }
+    assert_eq!(survey.report("status")["done"], 0);
+    disk.remount("rw");
+    assert_eq!(survey.run(0), 0);
+    assert!(survey.report("status")["complete"].as_bool().unwrap());
+    drop(disk);
+}
+
+#[test]
+fn crash_free_leftovers_of_killed_writers_do_no_harm_and_are_swept_when_old() {
+    let survey = ToySurvey::new(&[""; 2], 1);
+    survey.report("plan");
+    let places = ["", "claims", "shards", "receipts"];
+    for place in places {
+        for (name, days) in [(".unfinished-1-1-1-old", 2), (".unfinished-2-2-2-new", 0), ("README", 9)] {
+            let path = survey.path("run").join(place).join(name);
+            std::fs::write(&path, "half a file").unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(days * 86_400)).unwrap();
+        }
+    }
+    std::fs::write(survey.path("run/claims/00000.claim.x"), "").unwrap();
+    std::fs::write(survey.path("run/journals/00000.journal.1.bak"), "").unwrap();
+    assert_eq!(survey.run(2), 0, "{}", survey.said());
+    for place in places {
+        let has = |name: &str| survey.path("run").join(place).join(name).exists();
+        assert!(!has(".unfinished-1-1-1-old") && has(".unfinished-2-2-2-new") && has("README"), "{place}");
+    }
+    assert_eq!(survey.digests().len(), 2);
+}
+
+/// Files of the run folder that are not what they should be: what to do is said, and helps.
+#[test]
+fn crash_free_corrupted_files_are_named_with_a_way_out() {
+    let survey = ToySurvey::new(&[""; 2], 1);
+    assert_eq!(survey.run(0), 0);
+    let want = survey.digests();
+    for (file, words) in [
+        ("receipts/00001.json", "remove it, and its shard is done again"),
+        ("plan.json", "is no plan of this program's version"),
+        ("targets.bin", "are damaged"),
+    ] {
+        let path = survey.path("run").join(file);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        if file == "targets.bin" {
+            std::fs::remove_file(survey.path("run/receipts/00001.json")).unwrap();
+            let mut flipped = whole.clone();
+            let last = flipped.len() - 1;
+            flipped[last] ^= 1;
+            std::fs::write(&path, flipped).unwrap();
+        }
+        assert_ne!(survey.run(0), 0, "{file}");
+        assert!(survey.said().contains(words) && survey.said().contains(file), "{file}: {}", survey.said());
+        if file.starts_with("receipts") {
+            std::fs::remove_file(&path).unwrap();
+        } else {
+            std::fs::write(&path, whole).unwrap();
+        }
+        assert_eq!(survey.run(0), 0, "{file}: {}", survey.said());
+        assert_eq!(survey.digests(), want, "{file}");
+    }
+}
