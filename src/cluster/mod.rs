@@ -29,8 +29,9 @@ pub trait Comm {
     fn receive(&self) -> Result<Option<(usize, Vec<u8>)>>;
     /// Gives every rank the bytes of rank 0. Every rank must call it.
     fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>>;
-    /// How long `broadcast` and `finish` may wait for the other ranks from now on: an hour unless told. A job whose ranks
-    /// do not come in this time ends, resumable. Without effect where ranks cannot die alone.
+    /// How long `broadcast` and `finish` may wait for the other ranks from now on: for ever unless told, since only the
+    /// caller knows how long the others' work takes. A job whose ranks do not come in this time ends, resumable. Without
+    /// effect where ranks cannot die alone.
     fn set_patience(&self, _patience: Duration) {}
     /// Ends every rank at once with this exit code.
     fn abort(&self, code: i32) -> !;

@@ -16,8 +16,8 @@ use crate::{Error, Result};
 
 /// Bytes in one broadcast: MPI counts in C integers, so long buffers go in pieces.
 const BROADCAST_PIECE: usize = 256 << 20;
-/// How long ranks wait for each other unless they are told: the leader may have a large catalogue to plan.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long the launcher may take to start all ranks.
+const START: Duration = Duration::from_secs(3600);
 /// Pause between two looks at a barrier.
 const BARRIER_PAUSE: Duration = Duration::from_millis(1);
 
@@ -27,7 +27,8 @@ pub struct Mpi {
     world: SimpleCommunicator,
     local_rank: usize,
     local_size: usize,
-    patience: Cell<Duration>,
+    /// `None`: ranks wait for each other for ever.
+    patience: Cell<Option<Duration>>,
     // Last, because dropping it finalizes MPI.
     _universe: Universe,
 }
@@ -41,7 +42,7 @@ struct Pending {
 impl Mpi {
     /// Initialises MPI; once per process.
     pub fn start() -> Result<Mpi> {
-        let _deadline = Deadline::new("all ranks to start", PATIENCE);
+        let _deadline = Deadline::new("all ranks to start", START);
         let (universe, threading) = mpi::initialize_with_threading(Threading::Funneled)
             .ok_or_else(|| Error::internal("MPI has been initialised before"))?;
         if threading < Threading::Funneled {
@@ -50,8 +51,12 @@ impl Mpi {
         let world = universe.world();
         let node = world.split_shared(world.rank());
         let (local_rank, local_size) = (node.rank() as usize, node.size() as usize);
-        let patience = Cell::new(PATIENCE);
+        let patience = Cell::new(None);
         Ok(Mpi { sends: RefCell::default(), world, local_rank, local_size, patience, _universe: universe })
+    }
+
+    fn deadline(&self, what: &'static str) -> Option<Deadline> {
+        self.patience.get().map(|patience| Deadline::new(what, patience))
     }
 
     /// Frees the buffers of messages that have left.
@@ -109,7 +114,7 @@ impl Comm for Mpi {
     }
 
     fn broadcast(&self, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
-        let _deadline = Deadline::new("all ranks to take what the leader sends", self.patience.get());
+        let _deadline = self.deadline("all ranks to take what the leader sends");
         let root = self.world.process_at_rank(0);
         let mut length = bytes.len() as u64;
         root.broadcast_into(&mut length);
@@ -121,7 +126,7 @@ impl Comm for Mpi {
     }
 
     fn set_patience(&self, patience: Duration) {
-        self.patience.set(patience);
+        self.patience.set(Some(patience));
     }
 
     fn abort(&self, code: i32) -> ! {
@@ -129,7 +134,7 @@ impl Comm for Mpi {
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        let _deadline = Deadline::new("all ranks to leave", self.patience.get());
+        let _deadline = self.deadline("all ranks to leave");
         // Messages that nobody waits for any more (a last heartbeat) are taken in here, so that their senders are free.
         let mut barrier = self.world.immediate_barrier();
         loop {
@@ -155,6 +160,6 @@ impl Drop for Mpi {
             std::mem::forget(pending.request);
         }
         // MPI's own end comes next, in which ranks wait for each other once more: the limit outlives this.
-        std::mem::forget(Deadline::new("all ranks to end", self.patience.get()));
+        std::mem::forget(self.deadline("all ranks to end"));
     }
 }

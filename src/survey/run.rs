@@ -26,6 +26,8 @@ use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::io::{digest, publish};
 use crate::{Error, Result, failpoint};
 
+/// How long ranks wait for the leader's first word: it may have a large catalogue to plan.
+const PLANNING: Duration = Duration::from_secs(3600);
 /// Age at which what a killed writer left behind is swept out of the run folder.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -70,6 +72,7 @@ struct Prepared {
 /// Only before any work (rank 0) or in a job of one rank; later errors end the whole job with their exit code, because
 /// the other ranks would wait for ever.
 pub fn run(comm: &dyn Comm, options: &Options) -> Result<i32> {
+    comm.set_patience(PLANNING);
     if comm.rank() != 0 {
         return follow(comm, options).or_else(|error| abort_with(comm, &error));
     }
@@ -82,9 +85,13 @@ pub fn run(comm: &dyn Comm, options: &Options) -> Result<i32> {
         Ok(prepared) => prepared,
         Err(error) => return leave(Err(error)),
     };
-    if let Some(code) = finished(&prepared)? {
-        tracing::info!("the survey is done");
-        return leave(Ok(code));
+    match finished(&prepared) {
+        Ok(None) => {}
+        Ok(Some(code)) => {
+            tracing::info!("the survey is done");
+            return leave(Ok(code));
+        }
+        Err(error) => return leave(Err(error)),
     }
     match lead(comm, options, prepared) {
         Err(error) if comm.size() > 1 => abort_with(comm, &error),

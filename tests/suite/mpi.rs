@@ -187,6 +187,20 @@ fn mpi_a_rank_that_never_begins_ends_the_job_too() {
     assert_eq!(survey.run(2), 0);
 }
 
+/// An error of the leader before it has sent anything: the others must not wait for it.
+#[test]
+fn mpi_a_damaged_receipt_is_told_and_no_rank_waits() {
+    let survey = ToySurvey::new(&[""; 2], 2);
+    assert_eq!(survey.run(2), 0);
+    let receipt = survey.files("receipts").pop().unwrap();
+    std::fs::write(&receipt, "{").unwrap();
+    let run = survey.start(3);
+    let log = survey.path("log-2");
+    assert_ne!(run.code(), 0);
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(said.contains("receipts") && said.contains("error"), "{said}");
+}
+
 #[test]
 fn mpi_ranks_that_do_not_find_each_other_are_told_how() {
     let survey = ToySurvey::new(&[""; 2], 2);
