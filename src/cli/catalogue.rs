@@ -51,7 +51,7 @@ pub fn run(args: Args) -> Result<i32> {
     if args.json {
         let columns: Vec<_> = catalogue.columns().iter().map(|column| &column.name).collect();
         let missing =
-            missing.map(|missing| serde_json::json!({ "shards": missing.shards, "objects": missing.objects }));
+            missing.map(|missing| serde_json::json!({ "shards": missing.shards.len(), "objects": missing.objects }));
         let report = serde_json::json!({
             "files": args.out, "objects": objects, "failed": failed, "columns": columns, "missing": missing,
         });

@@ -40,8 +40,11 @@ pub fn run(args: Args) -> Result<i32> {
         Some(0) => None,
         rows => match check_inputs(&config, &folder, &plan, rows) {
             Ok(checked) => Some(checked),
-            // Nobody has asked for the look: a prior that cannot be opened is told by the run.
-            Err(_) if !args.check_inputs => None,
+            // Nobody has asked for the look: the plan stands without it.
+            Err(error) if !args.check_inputs => {
+                eprintln!("the inputs could not be looked at: {error}");
+                None
+            }
             Err(error) => return Err(error),
         },
     };

@@ -59,6 +59,19 @@ pub struct Args {
     size: usize,
     #[arg(long, default_value_t = 0.8)]
     pixel_kpc: f64,
+    #[command(flatten)]
+    galaxies: GalaxyArgs,
+    /// Reduced shear of all galaxies, G1,G2
+    #[arg(long, value_delimiter = ',', default_value = "0,0", allow_hyphen_values = true)]
+    shear: Vec<f64>,
+    /// Prints what was made as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which galaxies are simulated.
+#[derive(ClapArgs)]
+pub struct GalaxyArgs {
     /// What is simulated
     #[arg(long, value_enum, default_value = "procedural")]
     galaxies: Galaxies,
@@ -71,12 +84,20 @@ pub struct Args {
     /// Their pitch in kpc
     #[arg(long)]
     image_kpc: Option<f64>,
-    /// Reduced shear of all galaxies, G1,G2
-    #[arg(long, value_delimiter = ',', default_value = "0,0", allow_hyphen_values = true)]
-    shear: Vec<f64>,
-    /// Prints what was made as JSON
-    #[arg(long)]
-    json: bool,
+}
+
+impl GalaxyArgs {
+    /// The kind of galaxies, and the images where they are read from files.
+    pub fn galaxies(&self) -> Result<(Galaxies, Option<Images>)> {
+        match (self.image.is_empty(), self.image_kpc) {
+            (true, _) => Ok((self.galaxies.clone(), None)),
+            (false, Some(pixel_kpc)) if pixel_kpc > 0.0 && pixel_kpc.is_finite() => {
+                let images = Images { paths: self.image.clone(), units: self.image_units, pixel_kpc };
+                Ok((Galaxies::Image, Some(images)))
+            }
+            _ => Err(Error::usage("--image needs --image-kpc, the pitch of its pixels in kpc")),
+        }
+    }
 }
 
 /// Runs the command and returns the exit code.
@@ -91,14 +112,7 @@ pub fn run(args: Args) -> Result<i32> {
     let folder = args.folder.or(args.out).ok_or_else(|| Error::usage("simulate: which folder?"))?;
     // Truths are normalised in r where there is one; nothing that is written depends on it.
     let reference = args.bands.iter().position(|band| band == "r").unwrap_or(0);
-    let galaxies = if args.image.is_empty() { args.galaxies } else { Galaxies::Image };
-    let images = match (args.image.is_empty(), args.image_kpc) {
-        (true, _) => None,
-        (false, Some(pixel_kpc)) if pixel_kpc > 0.0 && pixel_kpc.is_finite() => {
-            Some(Images { paths: args.image, units: args.image_units, pixel_kpc })
-        }
-        _ => return Err(Error::usage("--image needs --image-kpc, the pitch of its pixels in kpc")),
-    };
+    let (galaxies, images) = args.galaxies.galaxies()?;
     let options = SimulateOptions {
         folder,
         objects: args.objects,

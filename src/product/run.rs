@@ -23,6 +23,8 @@ struct Receipt {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Product {
     pub path: PathBuf,
+    /// Its shard; `None` for a file that was named by itself.
+    pub shard: Option<u32>,
     /// The content digest of the receipt; `None` for a file that was named by itself.
     pub content_blake3: Option<String>,
     /// Seconds of work an object, on average over the shard.
@@ -43,7 +45,12 @@ impl Product {
 /// The products of `place`: a run folder (shards with receipts, in the order of their numbers), or one product file.
 pub fn products(place: &Path) -> Result<Vec<Product>> {
     if place.is_file() {
-        return Ok(vec![Product { path: place.to_path_buf(), content_blake3: None, seconds_per_object: None }]);
+        return Ok(vec![Product {
+            path: place.to_path_buf(),
+            shard: None,
+            content_blake3: None,
+            seconds_per_object: None,
+        }]);
     }
     let folder = place.join("receipts");
     let entries = std::fs::read_dir(&folder).map_err(|error| {
@@ -64,6 +71,7 @@ pub fn products(place: &Path) -> Result<Vec<Product>> {
         let timed = receipt.objects > 0 && receipt.worker_seconds > 0.0;
         products.push(Product {
             path: place.join(&receipt.file),
+            shard: path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()),
             content_blake3: Some(receipt.content_blake3),
             seconds_per_object: timed.then(|| receipt.worker_seconds / f64::from(receipt.objects)),
         });
@@ -71,10 +79,13 @@ pub fn products(place: &Path) -> Result<Vec<Product>> {
     Ok(products)
 }
 
+/// Missing shards that a message names.
+const NAMED: usize = 10;
+
 /// What of a plan is not done yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    pub shards: usize,
+    pub shards: Vec<u32>,
     pub of_shards: usize,
     pub objects: u64,
     pub of_objects: u64,
@@ -83,9 +94,13 @@ pub struct Missing {
 impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let Missing { shards, of_shards, objects, of_objects } = self;
+        let some: Vec<String> = shards.iter().take(NAMED).map(u32::to_string).collect();
+        let more = if shards.len() > NAMED { ", ..." } else { "" };
         write!(
             f,
-            "not finished: {shards} of {of_shards} shards ({objects} of {of_objects} objects) have no receipt yet"
+            "not finished: {} of {of_shards} shards ({objects} of {of_objects} objects) have no receipt yet: {}{more}",
+            shards.len(),
+            some.join(", ")
         )
     }
 }
@@ -111,7 +126,8 @@ pub fn missing(place: &Path) -> Result<Option<Missing>> {
     for product in &products {
         objects = objects.saturating_sub(super::Shard::open(&product.path)?.len() as u64);
     }
-    let shards = plan.shards.len().saturating_sub(products.len());
+    let done: Vec<u32> = products.iter().filter_map(|product| product.shard).collect();
+    let shards: Vec<u32> = (0..plan.shards.len() as u32).filter(|shard| !done.contains(shard)).collect();
     let (of_shards, of_objects) = (plan.shards.len(), plan.objects);
-    Ok((shards > 0).then_some(Missing { shards, of_shards, objects, of_objects }))
+    Ok((!shards.is_empty()).then_some(Missing { shards, of_shards, objects, of_objects }))
 }

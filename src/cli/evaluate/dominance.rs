@@ -6,10 +6,11 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use crate::cli::DONE;
+use crate::cli::simulate::GalaxyArgs;
 use crate::config::{DeviceKind, SamplerConfig};
 use crate::device::Compute;
 use crate::evaluate::dominance::{Experiment, Ratio, Row, rises};
-use crate::evaluate::simulate::{Depth, Galaxies, Images, SimulateOptions, Source, Units};
+use crate::evaluate::simulate::{Depth, SimulateOptions, Source};
 use crate::prior::Prior;
 use crate::report::dominance_picture;
 use crate::sampler;
@@ -25,19 +26,11 @@ pub struct Args {
     /// AB magnitudes in i (or the last band)
     #[arg(long, value_delimiter = ',', default_value = "18,19,20,21,22,23")]
     magnitudes: Vec<f64>,
-    /// The galaxy
-    #[arg(long, value_enum, default_value = "procedural")]
-    galaxies: Galaxies,
-    /// Which of them
+    #[command(flatten)]
+    galaxies: GalaxyArgs,
+    /// Which of the galaxies
     #[arg(long, default_value_t = 0)]
     index: u32,
-    /// An image of it, as in `unseeing simulate`
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    image: Vec<PathBuf>,
-    #[arg(long, value_enum, default_value = "flux")]
-    image_units: Units,
-    #[arg(long)]
-    image_kpc: Option<f64>,
     #[arg(long, default_value_t = 0.3)]
     redshift: f64,
     /// Sky noise
@@ -82,13 +75,7 @@ pub fn run(args: &Args) -> Result<i32> {
     let prior = Prior::read(&args.prior, device)?;
     let sampler = sampler::build(&SamplerConfig { steps: args.steps, ..SamplerConfig::default() }, &prior)?;
     let card = &prior.card;
-    let images = match (args.image.is_empty(), args.image_kpc) {
-        (true, _) => None,
-        (false, Some(pixel_kpc)) if pixel_kpc > 0.0 && pixel_kpc.is_finite() => {
-            Some(Images { paths: args.image.clone(), units: args.image_units, pixel_kpc })
-        }
-        _ => return Err(Error::usage("--image needs --image-kpc, the pitch of its pixels in kpc")),
-    };
+    let (galaxies, images) = args.galaxies.galaxies()?;
     let options = SimulateOptions {
         folder: PathBuf::new(),
         objects: args.index + 1,
@@ -107,7 +94,7 @@ pub fn run(args: &Args) -> Result<i32> {
         empty_planes: false,
         prior: args.prior.clone(),
         samples: args.draws,
-        galaxies: if images.is_some() { Galaxies::Image } else { args.galaxies.clone() },
+        galaxies,
         images,
         shear: [0.0; 2],
     };

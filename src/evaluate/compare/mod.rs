@@ -114,26 +114,24 @@ pub fn compare(
     let mut entries = vec![entry("posterior mean", mean, None)];
     entries.extend(draws.iter().enumerate().map(|(index, draw)| entry(&format!("draw {}", index + 1), draw, None)));
     // Chosen by the PSNR in linear flux, the one that these methods aim at.
-    let mut best: Option<Entry> = None;
-    let mut keep = |candidate: Entry| {
-        let better = best.as_ref().is_none_or(|best| candidate.score.psnr > best.score.psnr);
-        if better {
-            best = Some(candidate);
-        }
-    };
+    let mut best = None;
     deconvolve::richardson_lucy(observed, LUCY_ITERATIONS, &mut |iteration, image| {
-        keep(entry("Richardson-Lucy", image, Some(iteration as f64)));
+        keep(&mut best, entry("Richardson-Lucy", image, Some(iteration as f64)));
     })?;
     entries.extend(best.take());
     for step in 0..WIENER_STRENGTHS {
         let strength = 10f64.powf(-5.0 + 0.5 * step as f64);
-        let candidate = entry("Wiener", &deconvolve::wiener(observed, strength)?, Some(strength));
-        if best.as_ref().is_none_or(|best| candidate.score.psnr > best.score.psnr) {
-            best = Some(candidate);
-        }
+        keep(&mut best, entry("Wiener", &deconvolve::wiener(observed, strength)?, Some(strength)));
     }
     entries.extend(best);
     Ok(entries)
+}
+
+/// Puts the candidate in the place of the best one, if it is better.
+fn keep(best: &mut Option<Entry>, candidate: Entry) {
+    if best.as_ref().is_none_or(|best| candidate.score.psnr > best.score.psnr) {
+        *best = Some(candidate);
+    }
 }
 
 #[cfg(test)]
