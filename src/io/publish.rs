@@ -28,6 +28,9 @@ pub fn publish<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T>) -> Re
 /// The same for libraries that open files by name (HDF5): `write` creates the path that it is given, and closes it.
 pub fn publish_path<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let folder = parent(path);
+    if !folder.is_dir() {
+        return Err(Error::file(path, format!("cannot write: there is no folder {}", folder.display())));
+    }
     let temporary = temporary_name(path)?;
     let fault =
         |what: &str, error: std::io::Error| Error::file(path, format!("cannot {what} (disk or quota full?): {error}"));
@@ -104,6 +107,13 @@ pub fn temporary(folder: &Path, name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let error = publish_bytes(&root.path().join("nowhere/file"), b"").unwrap_err().to_string();
+        assert!(error.contains("there is no folder") && error.contains("nowhere/file"), "{error}");
+    }
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_no_temporary() {

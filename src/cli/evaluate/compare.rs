@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args as ClapArgs;
+use clap::{ArgGroup, Args as ClapArgs};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ const SOFTENING: f64 = 3.0;
 
 /// Arguments of `unseeing evaluate compare`.
 #[derive(ClapArgs)]
+#[command(group = ArgGroup::new("reference").required(true).args(["sharp", "truth"]))]
 pub struct Args {
     /// The run folder, or one product file
     run: PathBuf,
@@ -29,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
     /// A sharp image of the same sky (FITS, with a WCS); position and flux are matched
-    #[arg(long, value_name = "FILE", required_unless_present = "truth", conflicts_with = "truth")]
+    #[arg(long, value_name = "FILE")]
     sharp: Option<PathBuf>,
     /// Resolution of the sharp image, FWHM in arcsec (HST ACS F814W: 0.09): all methods are blurred by as much
     #[arg(long, default_value_t = 0.09)]
