@@ -15,7 +15,7 @@ use unseeing::forward::Stretch;
 use unseeing::prior::card::{Card, Normalisation, UnetConfig};
 use unseeing::prior::unet::Unet;
 use unseeing::prior::vp::VpDenoiser;
-use unseeing::prior::{Covariance, Denoiser, Prior, analytic::GaussianDenoiser, ancestral};
+use unseeing::prior::{Covariance, Denoiser, Prior, Spread, analytic::GaussianDenoiser, ancestral};
 use unseeing::random::{BlockNoise, Key, Purpose};
 use unseeing::sampler;
 
@@ -65,14 +65,15 @@ fn main() {
 
 fn bench() -> Result<()> {
     unseeing::device::set_threads(1)?;
-    let Prior { denoiser, covariance, card, .. } = Prior::read(Path::new(PRIOR), Device::Cpu)?;
+    let Prior { denoiser, covariance, card, spread, .. } = Prior::read(Path::new(PRIOR), Device::Cpu)?;
     let Normalisation::ReferenceBand { band: reference } = card.normalisation else {
         return Err(unseeing::Error::usage(format!("{PRIOR}: no reference band")));
     };
     let levels = [card.sigma_max, card.sigma_min];
     let noise = BlockNoise::new(2, "truth", 0, 1);
     let truth = ancestral::draw(denoiser.as_ref(), &covariance, levels, 32, &noise)?;
-    let small = measure(denoiser, &card, &covariance, card.stretch, reference, &truth, card.pixel_kpc, 16)?;
+    let small =
+        measure(denoiser, &card, &covariance, card.stretch, reference, &truth, card.pixel_kpc, 16, spread.as_ref())?;
     println!(
         "shipped prior, 16 samples: network {:.4} s a step, outside {:.4} s, outside / step {:.3}",
         small.0,
@@ -91,7 +92,7 @@ fn bench() -> Result<()> {
     let gaussian = GaussianDenoiser::new(enlarged(&covariance, 4)?);
     const SAMPLES: u32 = 4;
     let (_, outside) =
-        measure(Box::new(gaussian), &card, &large, stretch, reference, &truth, PUBLISHED_PIXEL_KPC, SAMPLES)?;
+        measure(Box::new(gaussian), &card, &large, stretch, reference, &truth, PUBLISHED_PIXEL_KPC, SAMPLES, None)?;
     let config = UnetConfig::published();
     let source = |name: &str, shape: &[i64]| {
         let count = shape.iter().product::<i64>();
@@ -123,11 +124,12 @@ fn measure(
     truth: &Tensor,
     pixel_kpc: f64,
     draws: u32,
+    spread: Option<&Spread>,
 ) -> Result<(f64, f64)> {
     let timed = Timed { inner: denoiser, seconds: Cell::new(0.0), calls: Cell::new(0) };
     let subject = Subject {
         denoiser: &timed,
-        sampler: &*sampler::build_for(&SamplerConfig::default(), card, covariance.to_device(Device::Cpu)?)?,
+        sampler: &*sampler::build_for(&SamplerConfig::default(), card, covariance.to_device(Device::Cpu)?, spread)?,
         // The noise is that of the truth itself: the S/N is then the galaxy's.
         scene: Scene { stretch, reference, pixel_kpc, typical: truth.shallow_clone(), device: Device::Cpu, seed: 1 },
     };

@@ -22,24 +22,18 @@ pub const METHODS: [&str; 8] = ["perturb-map", "dps", "dps-paper", "pigdm", "mmp
 
 /// The sampler that the config asks for, prepared for `prior` on its device.
 pub fn build(config: &SamplerConfig, prior: &Prior) -> Result<Box<dyn Sampler>> {
-    let spread = match &prior.spread {
-        Some(spread) => Some(spread.to_device(prior.covariance.mean.device())?),
-        None => None,
-    };
-    build_with(config, &prior.card, prior.covariance.to_device(prior.covariance.mean.device())?, spread)
+    let covariance = prior.covariance.to_device(prior.covariance.mean.device())?;
+    build_for(config, &prior.card, covariance, prior.spread.as_ref())
 }
 
-/// The same for a prior with this card and covariance.
-pub fn build_for(config: &SamplerConfig, card: &Card, covariance: Covariance) -> Result<Box<dyn Sampler>> {
-    build_with(config, card, covariance, None)
-}
-
-fn build_with(
+/// The same for a prior with this card, covariance and table of its uncertainty, where it has one.
+pub fn build_for(
     config: &SamplerConfig,
     card: &Card,
     covariance: Covariance,
-    spread: Option<Spread>,
+    spread: Option<&Spread>,
 ) -> Result<Box<dyn Sampler>> {
+    let spread = spread.map(|spread| spread.to_device(covariance.mean.device())).transpose()?;
     let levels = settings(config, card, &covariance)?;
     match config.method.as_str() {
         "perturb-map" => Ok(Box::new(PerturbMap::new(covariance, spread, levels)?)),
@@ -156,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_method_that_the_config_may_name_is_built() {
-        let build = |config: SamplerConfig| build_for(&config, &card(), unit_covariance().unwrap());
+        let build = |config: SamplerConfig| build_for(&config, &card(), unit_covariance().unwrap(), None);
         for method in METHODS {
             let config = SamplerConfig { method: method.into(), ..SamplerConfig::default() };
             let steps = config.steps;

@@ -11,7 +11,7 @@ use super::exact::Exact;
 use crate::Result;
 use crate::forward::{Latent, Likelihood, NuisancePrior, Stretch};
 use crate::prior::card::{Architecture, Normalisation};
-use crate::prior::{Card, Covariance};
+use crate::prior::{Card, Covariance, Spread};
 use crate::random::BlockNoise;
 use crate::sampler::Sampler;
 
@@ -32,6 +32,8 @@ pub struct Setting {
     pub card: Card,
     /// C0.
     pub covariance: Covariance,
+    /// The table of the denoiser's uncertainty, where the prior has one: what `unseeing run` samples with.
+    pub spread: Option<Spread>,
 }
 
 /// What a test of a finished simulation may claim.

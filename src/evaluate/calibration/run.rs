@@ -179,7 +179,7 @@ impl Plan {
             return Ok(Some(prepared.built.clone()));
         }
         let covariance = setting.covariance.to_device(self.problems[task.problem].problem.device())?;
-        let built: Rc<dyn Sampler> = Rc::from(build_for(&config, &setting.card, covariance)?);
+        let built: Rc<dyn Sampler> = Rc::from(build_for(&config, &setting.card, covariance, setting.spread.as_ref())?);
         let prepared = Prepared { sampler: task.sampler, setting, built: built.clone() };
         self.prepared.replace(Some(prepared));
         Ok(Some(built))

@@ -124,6 +124,7 @@ impl GalaxyMixture {
                 denoiser: Counting::new(Box::new(MixtureDenoiser::new(images, config.scatter)?)),
                 card: card(name, size, architecture),
                 covariance,
+                spread: None,
             }),
             galaxies: galaxies.f_to_kind(Kind::Float)?,
             modes,

@@ -127,6 +127,7 @@ impl GaussianField {
                 denoiser: Counting::new(Box::new(GaussianDenoiser::new(covariance.to_device(Device::Cpu)?))),
                 card: card(name, size, Architecture::Gaussian),
                 covariance,
+                spread: None,
             }),
             transfer,
             mask: plane(&mask)?,

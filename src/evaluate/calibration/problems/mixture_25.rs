@@ -205,6 +205,7 @@ impl Problem for Mixture25 {
             denoiser: Counting::new(Box::new(MixtureDenoiser::weighted(images, &weights, 1.0)?)),
             card: card(&self.name, self.dimension, Architecture::Mixture { components: 25, scatter: 1.0 }),
             covariance: covariance(&means, &weights, self.dimension)?,
+            spread: None,
         }))
     }
 

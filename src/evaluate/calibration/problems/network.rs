@@ -112,8 +112,8 @@ impl Network {
             device,
             seed,
         };
-        let setting =
-            Setting { denoiser: Counting::new(prior.denoiser), card: prior.card, covariance: prior.covariance };
+        let Prior { denoiser, card, covariance, spread, .. } = prior;
+        let setting = Setting { denoiser: Counting::new(denoiser), card, covariance, spread };
         Ok(Network { name: name.into(), config: config.clone(), setting: Rc::new(setting), scene })
     }
 
@@ -170,7 +170,7 @@ impl Problem for Network {
     }
 
     fn prior_draws(&self, _index: u32, sampler: Option<&dyn Sampler>, noise: &BlockNoise) -> Result<Tensor> {
-        let Setting { denoiser, card, covariance } = self.setting.as_ref();
+        let Setting { denoiser, card, covariance, .. } = self.setting.as_ref();
         match (self.config.truths, sampler) {
             (Truths::Chain, Some(sampler)) => chain_draws(denoiser, sampler, noise, self.scene.device),
             (Truths::Chain, None) => {
