@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use crate::cli::DONE;
-use crate::cli::simulate::GalaxyArgs;
+use crate::cli::simulate::{GalaxyArgs, OpticsArgs};
 use crate::config::{DeviceKind, SamplerConfig};
 use crate::device::Compute;
 use crate::evaluate::dominance::{Experiment, Ratio, Row, rises};
@@ -36,6 +36,8 @@ pub struct Args {
     /// Sky noise
     #[arg(long, value_enum, default_value = "wide")]
     depth: Depth,
+    #[command(flatten)]
+    optics: OpticsArgs,
     /// Posterior draws at each magnitude
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(4..))]
     draws: u32,
@@ -88,7 +90,7 @@ pub fn run(args: &Args) -> Result<i32> {
         },
         redshifts: [args.redshift; 2],
         magnitudes: [20.0; 2],
-        depth: args.depth,
+        optics: args.optics.optics(args.depth)?,
         correlated: false,
         neighbours: 0.0,
         empty_planes: false,
@@ -99,6 +101,7 @@ pub fn run(args: &Args) -> Result<i32> {
         shear: [0.0; 2],
     };
     options.grid.check()?;
+    options.optics.check(options.grid.bands.len())?;
     let source = Source::open(&options)?;
     let experiment = Experiment {
         prior: &prior,

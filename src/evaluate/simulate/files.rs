@@ -48,7 +48,7 @@ impl<'a> Survey<'a> {
             "# Simulated survey: {} objects, seed {}, depth {:?}, {} noise\nobject_id,ra,dec,redshift{}\n",
             options.objects,
             options.seed,
-            options.depth,
+            options.optics.depth,
             if options.correlated { "correlated" } else { "white" },
             mags("mag")
         );
@@ -111,6 +111,11 @@ impl<'a> Survey<'a> {
             let shape = [self.ids.len(), grid.bands.len(), grid.size, grid.size];
             file.rows::<f32>("flux", &shape)?.write(0, shape[0], &self.flux)?;
             file.numbers("redshift", &[self.redshifts.len()], &self.redshifts)?;
+            let bands = grid.bands.iter().enumerate();
+            let noise = bands.map(|(index, band)| self.options.optics.noise_of(band, index)).collect();
+            let sky = (0..grid.bands.len()).map(|band| self.options.optics.sky_of(band)).collect();
+            file.attribute("noise_sd", &crate::io::hdf5::Attribute::Numbers(noise))?;
+            file.attribute("sky", &crate::io::hdf5::Attribute::Numbers(sky))?;
             file.close()
         })?;
         let path = folder.join("config.toml");
