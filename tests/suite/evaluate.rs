@@ -88,9 +88,29 @@ fn evaluate_blank_sky_is_flagged() {
 fn evaluate_dominance_follows_the_magnitude() {
     let folder = tempfile::tempdir().unwrap();
     let plot = folder.path().join("dominance.png");
-    let mut command = unseeing();
-    command.args(["evaluate", "dominance", "--magnitudes", "19,24", "--draws", "6", "--steps", "8", "--block", "6"]);
-    let report = json(command.args(["--prior", PRIOR, "--redshift", "0.4", "--plot"]).arg(&plot));
+    let kept = folder.path().join("kept");
+    let dominance = |magnitudes: &str| {
+        let mut command = unseeing();
+        command.args(["evaluate", "dominance", "--draws", "6", "--steps", "8", "--block", "3", "--redshift", "0.4"]);
+        json(command.args(["--magnitudes", magnitudes, "--prior", PRIOR, "--keep"]).arg(&kept).arg("--plot").arg(&plot))
+    };
+    let files = || -> Vec<(PathBuf, std::time::SystemTime)> {
+        let entries = std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap());
+        let mut found: Vec<_> =
+            entries.map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap())).collect();
+        found.sort();
+        found
+    };
+    dominance("19");
+    let first = files();
+    assert_eq!(first.len(), 2, "two blocks of three draws");
+    // One of them is lost, as when the first run had been stopped before it: it comes back, the other is not drawn again.
+    std::fs::remove_file(&first[1].0).unwrap();
+    let report = dominance("19,24");
+    let then = files();
+    assert!(then.len() == 4 && then[0] == first[0] && then[1].0 == first[1].0 && then[1].1 > first[1].1, "{then:?}");
+    assert_eq!(dominance("19,24"), report);
+    assert_eq!(files(), then);
     let rows = report["rows"].as_array().unwrap();
     let number = |row: usize, name: &str| rows[row][name].as_f64().unwrap();
     // Five magnitudes are a factor of 100 in flux.
