@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use crate::cli::DONE;
-use crate::evaluate::simulate::{Depth, Galaxies, Images, Optics, Seeing, SimulateOptions, Units, simulate};
+use crate::evaluate::simulate::{Depth, Galaxies, Images, Injection, Optics, Seeing, SimulateOptions, Units, simulate};
 use crate::train::procedural::Grid;
 use crate::{Error, Result};
 
@@ -66,6 +66,12 @@ pub struct Args {
     /// Reduced shear of all galaxies, G1,G2
     #[arg(long, value_delimiter = ',', default_value = "0,0", allow_hyphen_values = true)]
     shear: Vec<f64>,
+    /// Adds a compact feature of this part of the galaxy's flux to every second galaxy, for `evaluate recovery`
+    #[arg(long, value_name = "PART")]
+    inject: Option<f64>,
+    /// Full width at half maximum of that feature, kpc
+    #[arg(long, value_name = "KPC", default_value_t = 1.6)]
+    inject_fwhm: f64,
     /// Prints what was made as JSON
     #[arg(long)]
     json: bool,
@@ -186,6 +192,7 @@ pub fn run(args: Args) -> Result<i32> {
         galaxies,
         images,
         shear: pair("shear", &args.shear)?,
+        inject: args.inject.map(|part| Injection { part, fwhm_kpc: args.inject_fwhm }),
     };
     let mut objects = Vec::new();
     let config = simulate(&options, |object| {

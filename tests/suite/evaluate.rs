@@ -52,17 +52,62 @@ fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
     assert!(std::fs::read(&plot).unwrap().starts_with(b"\x89PNG"));
     let none = unseeing().args(["evaluate", "recovery", "nowhere", "--truth"]).arg(&truth).output().unwrap();
     assert_eq!(none.status.code(), Some(2));
+    // Truths that are not there are the caller's error, with each command that reads them.
+    for command in [&["evaluate", "recovery"][..], &["evaluate", "compare"], &["report"]] {
+        let none = unseeing().args(command).arg(&run).args(["--truth", "nowhere.hdf5"]).output().unwrap();
+        let error = String::from_utf8_lossy(&none.stderr);
+        assert!(none.status.code() == Some(2) && error.contains("nowhere.hdf5"), "{command:?}: {error}");
+    }
 
     let all = json(
         unseeing().args(["evaluate", "compare"]).arg(&run).arg("--truth").arg(&truth).args(["--only", "sim-0001"]),
     );
-    let entries = all[0]["entries"].as_array().unwrap();
+    let entries = all["objects"][0]["entries"].as_array().unwrap();
     let methods: Vec<_> = entries.iter().map(|entry| entry["method"].as_str().unwrap()).collect();
-    assert_eq!((all.as_array().unwrap().len(), methods), (1, vec!["posterior mean", "Richardson-Lucy", "Wiener"]));
+    assert_eq!(
+        (all["objects"].as_array().unwrap().len(), methods),
+        (1, vec!["posterior mean", "Richardson-Lucy", "Wiener"])
+    );
+    let summary = all["summary"].as_array().unwrap();
+    let rivals: Vec<_> = summary.iter().map(|row| (row["rival"].as_str().unwrap(), row["objects"].as_u64())).collect();
+    assert_eq!(rivals, [("Richardson-Lucy", Some(1)), ("Wiener", Some(1))]);
+    let gain = entries[0]["score"]["psnr"].as_f64().unwrap() - entries[1]["best_psnr"].as_f64().unwrap();
+    assert!((summary[0]["psnr_gain"]["value"].as_f64().unwrap() - gain).abs() < 1e-9, "{summary:?}");
     for entry in entries {
         assert!((entry["score"]["flux_ratio"].as_f64().unwrap() - 1.0).abs() < 0.1, "{entry}");
         assert!(entry["score"]["psnr"].as_f64().unwrap() > 20.0, "{entry}");
     }
+}
+
+/// Features: where they are, how often posteriors claim them, and that a survey is otherwise the same.
+#[test]
+fn evaluate_recovery_counts_claims_of_injected_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--galaxies", "prior", "--objects", "4", "--samples", "4", "--redshift", "0.15,0.16"];
+    let options = [&options[..], &["--magnitude", "18,18", "--psf", "gaussian", "--psf-fwhm", "0.5"]].concat();
+    let survey = survey(folder.path(), "survey", &[&options[..], &["--inject", "0.1"]].concat(), 8);
+    let (run, truth) = (survey.join("run"), survey.join("truth.hdf5"));
+    let report = json(unseeing().args(["evaluate", "recovery"]).arg(&run).arg("--truth").arg(&truth));
+    let claims = report["features"]["claims"].as_array().unwrap();
+    let of = |index: usize, name: &str| claims[index][name].as_f64().unwrap();
+    assert_eq!(
+        claims.iter().map(|claim| claim["added"].as_bool().unwrap()).collect::<Vec<_>>(),
+        [true, false, true, false]
+    );
+    // A tenth of the light in two pixels, near and bright: the truth has it, and so has the posterior.
+    assert!((of(0, "truth") - 1.0).abs() < 0.5 && (of(2, "truth") - 1.0).abs() < 0.5, "{claims:?}");
+    assert!(of(0, "claiming") + of(2, "claiming") > of(1, "claiming") + of(3, "claiming"), "{claims:?}");
+    let rows = report["features"]["rows"].as_array().unwrap();
+    let objects = |name: &str| rows[0][name]["objects"].as_u64().unwrap_or(0);
+    assert_eq!(objects("found") + objects("false_claims"), 4, "{rows:?}");
+    // Without injection, the galaxies that had none are the same.
+    let plain = folder.path().join("plain");
+    let mut simulate = unseeing();
+    simulate.args(["simulate", "--neighbours", "0", "--depth", "wide", "--prior", PRIOR]).args(&options).arg(&plain);
+    assert!(simulate.output().unwrap().status.success());
+    let read = |survey: &Path, id: &str| std::fs::read(survey.join(format!("cutouts/{id}-r.fits"))).unwrap();
+    assert_eq!(read(&survey, "sim-0001"), read(&plain, "sim-0001"));
+    assert_ne!(read(&survey, "sim-0000"), read(&plain, "sim-0000"));
 }
 
 /// Where there is nothing, the result says so: a flag, and a flux that is no more than the noise of an aperture allows.

@@ -111,6 +111,7 @@ pub fn run(args: &Args) -> Result<i32> {
         galaxies,
         images,
         shear: [0.0; 2],
+        inject: None,
     };
     options.grid.check()?;
     options.optics.check(options.grid.bands.len())?;

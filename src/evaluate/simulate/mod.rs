@@ -16,10 +16,12 @@ use crate::{Error, Result};
 
 mod files;
 mod images;
+mod inject;
 mod light;
 mod optics;
 
 pub use images::{Images, Units};
+pub use inject::{Feature, Injection};
 pub use light::{Galaxies, Light, Source};
 pub use optics::{Depth, Optics, Seeing};
 
@@ -55,6 +57,8 @@ pub struct SimulateOptions {
     pub images: Option<Images>,
     /// Reduced shear of all galaxies.
     pub shear: [f64; 2],
+    /// A compact feature that every second galaxy is given.
+    pub inject: Option<Injection>,
 }
 
 /// One object with everything that is known of it.
@@ -71,6 +75,8 @@ pub struct SimulatedObject {
     pub flux: Vec<f32>,
     /// arcsec per pixel of the prior's grid.
     pub theta: f64,
+    /// The feature that it was given, or could have been.
+    pub feature: Option<Feature>,
     /// Whether another galaxy was put into the frame.
     pub neighbour: bool,
     /// Rows and columns of the cutouts, and the target's 0-based position (x, y) in them.
@@ -91,6 +97,12 @@ pub fn simulate(options: &SimulateOptions, mut progress: impl FnMut(&SimulatedOb
         return Err(Error::usage("simulate: at least one object, and ranges given as LOW,HIGH, are needed"));
     }
     options.optics.check(options.grid.bands.len())?;
+    let positive = |value: f64| value > 0.0 && value.is_finite();
+    if options.inject.is_some_and(|inject| !(positive(inject.part) && positive(inject.fwhm_kpc))) {
+        return Err(Error::usage(
+            "simulate: an injected feature needs a positive part of the flux and a positive width",
+        ));
+    }
     // What can go wrong goes wrong before the folder is made.
     let source = Source::open(options)?;
     let mut survey = files::Survey::create(options)?;
@@ -117,8 +129,13 @@ pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<
     let mut jitter = || (side / 2) as f64 + stream.range(-0.5, 0.5);
     let target = [jitter(), jitter()];
 
-    let galaxy = source.light(2 * u64::from(index), grid)?.into_owned().sheared(options.shear);
+    let mut galaxy = source.light(2 * u64::from(index), grid)?.into_owned().sheared(options.shear);
+    let feature = options.inject.map(|inject| inject.apply(&mut galaxy, grid, options.seed, index)).transpose()?;
     let scale = amplitude(&galaxy, grid, magnitude);
+    let feature = feature.map(|feature| {
+        let flux = feature.flux.iter().map(|flux| flux * scale).collect();
+        Feature { flux, ..feature }
+    });
     let mut images = observe(&galaxy, scale, redshift, target, side, &psfs)?;
     let neighbour = stream.chance(options.neighbours);
     if neighbour {
@@ -156,6 +173,7 @@ pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<
         truth,
         flux,
         theta,
+        feature,
         neighbour,
         shape,
         target,

@@ -19,6 +19,7 @@ fn options(folder: PathBuf) -> SimulateOptions {
         galaxies: Galaxies::Procedural,
         images: None,
         shear: [0.0, 0.0],
+        inject: None,
     }
 }
 
