@@ -80,7 +80,7 @@ struct Compared {
 
 /// Runs the command and returns the exit code.
 pub fn run(args: &Args) -> Result<i32> {
-    for path in [&args.sharp, &args.psf].into_iter().flatten().filter(|path| !path.is_file()) {
+    if let Some(path) = [&args.sharp, &args.psf].into_iter().flatten().find(|path| !path.is_file()) {
         return Err(Error::usage(format!("{}: there is no such file", path.display())));
     }
     let truths = args.truth.as_deref().map(Truths::open).transpose()?;

@@ -55,8 +55,8 @@ pub struct Row {
     pub matched_signal_to_noise: f64,
     /// The paper's: noisy observation over the standard deviation of its noise, per detector pixel, averaged within 30
     /// pixels of the target and then over the bands. The averages are those of the notebook that was published with it
-    /// (`DPS_hallucinations.ipynb`: "Average SNR in central circular region"); the paper's text gives no formula, and that
-    /// the circle is on the detector's pixels is our reading.
+    /// (`DPS_hallucinations.ipynb`: "Average SNR in central circular region"); that the circle is on the detector's pixels,
+    /// and what exactly is averaged, is our reading.
     pub paper_signal_to_noise: f64,
     /// Posterior / prior variance in linear flux at fixed amplitude within 30 pixels, band by band.
     pub linear: Vec<Ratio>,
