@@ -110,6 +110,30 @@ fn evaluate_recovery_counts_claims_of_injected_features() {
     assert_ne!(read(&survey, "sim-0000"), read(&plain, "sim-0000"));
 }
 
+/// A point keeps its flux and comes out smaller than the PSF.
+#[test]
+fn evaluate_recovery_of_points() {
+    /// Few draws of few steps give the flux of a bright point to some per cent, and its size to some tens.
+    const FLUX: f64 = 0.03;
+    const SIZE: f64 = 0.5;
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        ["--galaxies", "point", "--objects", "3", "--samples", "4", "--redshift", "0.3,0.5", "--magnitude", "19,20"];
+    let survey = survey(folder.path(), "survey", &options, 16);
+    let (run, truth) = (survey.join("run"), survey.join("truth.hdf5"));
+    let report = json(unseeing().args(["evaluate", "recovery"]).arg(&run).arg("--truth").arg(&truth));
+    let rows = report["rows"].as_array().unwrap();
+    let of = |quantity: &str| rows.iter().find(|row| row["quantity"] == quantity && row["binned_by"] == "size / PSF");
+    for (quantity, most) in [("flux_0", FLUX), ("flux_1", FLUX), ("flux_2", FLUX), ("r50", SIZE)] {
+        let row = of(quantity).unwrap_or_else(|| panic!("no {quantity}: {report}"));
+        // The lowest bin: what is measured is smaller than the PSF.
+        assert_eq!((&row["low"], &row["objects"]), (&0.0.into(), &3.into()), "{row}");
+        let bias = row["bias"]["value"].as_f64().unwrap();
+        println!("{quantity}: {bias:.4}");
+        assert!(bias.abs() < most, "{row}");
+    }
+}
+
 /// Where there is nothing, the result says so: a flag, and a flux that is no more than the noise of an aperture allows.
 #[test]
 fn evaluate_blank_sky_is_flagged() {
