@@ -1,5 +1,7 @@
 //! Aperture photometry of the input beside that of the model: the same pixels of a circle on the detector, of the data and of
-//! what the posterior predicts for it. Prediction and data have the same PSF, so nothing has to be matched.
+//! what the posterior predicts for it, which has the data's PSF. Bands have different PSFs: for colours, each band is
+//! brought to the broadest of them. The sum over a circle of an image that is convolved with a symmetric kernel is the sum of
+//! the image weighted with the circle convolved with that kernel, so no pixel has to be interpolated under a mask.
 
 use crate::{Error, Result};
 
@@ -17,12 +19,40 @@ pub struct Detector<'a> {
     pub variance: &'a [f32],
     /// Pixels that count.
     pub counts: &'a [bool],
-    pub columns: usize,
     /// Variance of a large sum over that of white noise with the same variance in each pixel: 1 or more.
     pub excess: f64,
 }
 
-/// Fluxes of a circle's usable pixels, nJy.
+/// Weights of the pixels of a `rows x columns` detector: 1 within `radius` of `target` (column, row), 0 beyond, convolved with
+/// a Gaussian of standard deviation `sigma`; all in pixels.
+pub fn weights([rows, columns]: [usize; 2], target: [f64; 2], radius: f64, sigma: f64) -> Vec<f64> {
+    let inside = |index: usize| {
+        let (x, y) = ((index % columns) as f64 - target[0], (index / columns) as f64 - target[1]);
+        f64::from(u8::from(x.hypot(y) <= radius))
+    };
+    let circle: Vec<f64> = (0..rows * columns).map(inside).collect();
+    // A tenth of a pixel is nothing.
+    if sigma < 0.1 {
+        return circle;
+    }
+    let reach = (4.0 * sigma).ceil() as i64;
+    let kernel: Vec<f64> = (-reach..=reach).map(|offset| (-0.5 * (offset as f64 / sigma).powi(2)).exp()).collect();
+    let sum: f64 = kernel.iter().sum();
+    let pass = |values: &[f64], along: fn(usize, usize) -> usize, length: usize, step: i64| -> Vec<f64> {
+        let one = |index: usize| {
+            let place = along(index, columns) as i64;
+            let near = (-reach..=reach).filter(|offset| (0..length as i64).contains(&(place + offset)));
+            let value =
+                |offset: i64| kernel[(offset + reach) as usize] * values[(index as i64 + offset * step) as usize];
+            near.map(value).sum::<f64>() / sum
+        };
+        (0..values.len()).map(one).collect()
+    };
+    let across = pass(&circle, |index, columns| index % columns, columns, 1);
+    pass(&across, |index, columns| index / columns, rows, columns as i64)
+}
+
+/// Weighted fluxes of the usable pixels, nJy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Aperture {
     pub observed: f64,
@@ -32,27 +62,20 @@ pub struct Aperture {
 }
 
 impl Aperture {
-    /// The circle of this radius (pixels) about `target` (column, row). Without usable pixels its fluxes are 0, and so is the
-    /// error.
+    /// Sums with these weights. Without usable pixels the fluxes are 0, and so is the error.
     ///
     /// Errors: slices of different lengths.
-    pub fn of(detector: &Detector, target: [f64; 2], radius: f64) -> Result<Aperture> {
-        let Detector { data, model, variance, counts, columns, .. } = *detector;
+    pub fn of(detector: &Detector, weights: &[f64]) -> Result<Aperture> {
+        let Detector { data, model, variance, counts, .. } = *detector;
         let length = data.len();
-        if [model.len(), variance.len(), counts.len()] != [length; 3] || columns == 0 {
-            return Err(Error::internal(format!(
-                "photometry of planes of different sizes, or of no columns: {length}"
-            )));
+        if [model.len(), variance.len(), counts.len(), weights.len()] != [length; 4] {
+            return Err(Error::internal(format!("photometry of planes of different sizes, one of them {length}")));
         }
-        let inside = |index: &usize| {
-            let (x, y) = ((index % columns) as f64 - target[0], (index / columns) as f64 - target[1]);
-            counts[*index] && x.hypot(y) <= radius
-        };
         let (mut observed, mut predicted, mut square) = (0.0, 0.0, 0.0);
-        for index in (0..length).filter(inside) {
-            observed += f64::from(data[index]) - detector.sky;
-            predicted += f64::from(model[index]) - detector.sky;
-            square += f64::from(variance[index]);
+        for index in (0..length).filter(|&index| counts[index] && weights[index] > 0.0) {
+            observed += weights[index] * (f64::from(data[index]) - detector.sky);
+            predicted += weights[index] * (f64::from(model[index]) - detector.sky);
+            square += weights[index].powi(2) * f64::from(variance[index]);
         }
         Ok(Aperture { observed, model: predicted, error: (square * detector.excess.max(1.0)).sqrt() })
     }
@@ -70,9 +93,8 @@ mod tests {
     /// 20 x 20 pixels; the circle of 2.5 pixels about (9, 12) has 21 of them.
     fn of(data: f32, counts: &[bool], excess: f64) -> Aperture {
         let (data, model, variance) = ([data; 400], [5.0; 400], [4.0; 400]);
-        let (sky, columns) = (1.0, 20);
-        let detector = Detector { data: &data, model: &model, sky, variance: &variance, counts, columns, excess };
-        Aperture::of(&detector, [9.0, 12.0], 2.5).unwrap()
+        let detector = Detector { data: &data, model: &model, sky: 1.0, variance: &variance, counts, excess };
+        Aperture::of(&detector, &weights([20, 20], [9.0, 12.0], 2.5, 0.0)).unwrap()
     }
 
     #[test]
@@ -90,6 +112,32 @@ mod tests {
         assert_eq!((part.observed, part.model), (20.0 * 5.0, 20.0 * 4.0));
         let none = of(6.0, &[false; 400], 1.0);
         assert!(none == Aperture { observed: 0.0, error: 0.0, model: 0.0 } && !none.mismatch(5.0));
+    }
+
+    /// Through a broad and a narrow PSF, a circle takes different parts of a source; with the narrow one brought to the broad
+    /// one, the same.
+    #[test]
+    fn matched_weights_take_the_same_part_through_any_psf() {
+        let (shape, target) = ([61, 60], [29.3, 30.8]);
+        let source = |sigma: f64| -> Vec<f32> {
+            let at = |index: usize| ((index % 60) as f64 - target[0]).hypot((index / 60) as f64 - target[1]);
+            let peak = 1000.0 / (std::f64::consts::TAU * sigma * sigma);
+            (0..61 * 60).map(|index| (peak * (-0.5 * (at(index) / sigma).powi(2)).exp()) as f32).collect()
+        };
+        let (broad, narrow) = (source(2.5), source(1.5));
+        let (counts, variance) = ([true; 61 * 60], [1.0; 61 * 60]);
+        let flux = |image: &[f32], sigma: f64| {
+            let detector =
+                Detector { data: image, model: image, sky: 0.0, variance: &variance, counts: &counts, excess: 1.0 };
+            Aperture::of(&detector, &weights(shape, target, 4.0, sigma)).unwrap()
+        };
+        let (as_it_is, matched) = (flux(&narrow, 0.0), flux(&narrow, 2.0));
+        // 2.5^2 = 1.5^2 + 2^2. Kernels are sampled at pixel centres: some parts in a thousand.
+        assert!((matched.observed / flux(&broad, 0.0).observed - 1.0).abs() < 5e-3, "{matched:?}");
+        assert!(as_it_is.observed > 1.2 * matched.observed, "{as_it_is:?}");
+        // The weights keep their sum, so a smooth sky has the same flux, and white noise less.
+        let sum = |sigma: f64| weights(shape, target, 4.0, sigma).iter().sum::<f64>();
+        assert!((sum(2.0) / sum(0.0) - 1.0).abs() < 1e-9 && matched.error < as_it_is.error);
     }
 
     #[test]
@@ -110,9 +158,8 @@ mod tests {
             sky: 0.0,
             variance: &[0.0; 4],
             counts: &[true; 4],
-            columns: 2,
             excess: 1.0,
         };
-        assert!(Aperture::of(&detector, [0.0; 2], 1.0).is_err());
+        assert!(Aperture::of(&detector, &[1.0; 4]).is_err());
     }
 }

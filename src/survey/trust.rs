@@ -6,11 +6,13 @@ use crate::Result;
 use crate::config::{FlagsConfig, NoiseModel};
 use crate::observe::{Autocovariance, Band, Observation};
 use crate::posterior::flags::Flag;
-use crate::posterior::photometry::{Aperture, Detector};
+use crate::posterior::photometry::{Aperture, Detector, weights};
 use crate::posterior::{Node, predictive, residual, unlike, variance_ratio};
 
 /// Radius of the aperture in which the input's photometry is compared with the model's, arcsec.
 const APERTURE: f64 = 1.5;
+/// Full width at half maximum of a Gaussian over its standard deviation.
+const FWHM_OF_SIGMA: f64 = 2.3548;
 
 /// What trust is judged by, besides the record's own parts. Planes are of the window, `[C, my, mx]`.
 pub struct Evidence<'a> {
@@ -94,11 +96,14 @@ pub fn judge(evidence: &Evidence) -> Result<(Vec<(String, f64)>, u32)> {
     put(&mut scalars, "kron_flux", bands.iter().map(|band| band.flux));
     put(&mut scalars, "kron_flux_error", bands.iter().map(|band| band.flux_error));
     flag(Flag::NotDetected, bands.iter().all(|band| band.flux < thresholds.detection * band.flux_error));
-    let apertures = (0..bands.len()).map(|band| aperture(evidence, band, plane)).collect::<Result<Vec<_>>>()?;
-    flag(Flag::ApertureMismatch, apertures.iter().any(|aperture| aperture.mismatch(thresholds.aperture)));
-    put(&mut scalars, "aperture_flux", apertures.iter().map(|aperture| aperture.observed));
-    put(&mut scalars, "aperture_flux_error", apertures.iter().map(|aperture| aperture.error));
-    put(&mut scalars, "aperture_flux_model", apertures.iter().map(|aperture| aperture.model));
+    let (fixed, matched) = photometry(evidence, plane)?;
+    let differs = fixed.iter().chain(&matched).any(|aperture| aperture.mismatch(thresholds.aperture));
+    flag(Flag::ApertureMismatch, differs);
+    for (name, apertures) in [("aperture_flux", &fixed), ("matched_flux", &matched)] {
+        put(&mut scalars, name, apertures.iter().map(|aperture| aperture.observed));
+        put(&mut scalars, &format!("{name}_error"), apertures.iter().map(|aperture| aperture.error));
+        put(&mut scalars, &format!("{name}_model"), apertures.iter().map(|aperture| aperture.model));
+    }
     Ok((scalars, flags))
 }
 
@@ -114,23 +119,31 @@ fn squared_correlation(own: &Autocovariance) -> f64 {
     own.values.iter().map(|value| (value / own.at(0, 0)).powi(2)).sum()
 }
 
-/// Data and model within the aperture, band `band`.
-fn aperture(evidence: &Evidence, band: usize, plane: usize) -> Result<Aperture> {
-    let field = &evidence.geometry.field;
-    let own = &evidence.observation.bands[band].autocovariance;
-    let excess = match evidence.noise {
-        NoiseModel::White => 1.0,
-        NoiseModel::Correlated => own.values.iter().sum::<f64>() / own.at(0, 0),
+/// Data and model within the aperture, band by band: as they are, and with the bands brought to the broadest PSF.
+fn photometry(evidence: &Evidence, plane: usize) -> Result<(Vec<Aperture>, Vec<Aperture>)> {
+    let (field, bands) = (&evidence.geometry.field, &evidence.observation.bands);
+    let shape = field.shape.map(|side| side as usize);
+    let width = |band: &Band| band.psf.fwhm() / FWHM_OF_SIGMA;
+    let broadest = bands.iter().map(width).fold(0.0, f64::max);
+    let one = |(index, band): (usize, &Band), sigma: f64| {
+        let own = &band.autocovariance;
+        let excess = match evidence.noise {
+            NoiseModel::White => 1.0,
+            NoiseModel::Correlated => own.values.iter().sum::<f64>() / own.at(0, 0),
+        };
+        let of = index * plane..(index + 1) * plane;
+        let detector = Detector {
+            data: &evidence.data[of.clone()],
+            model: &evidence.model[of.clone()],
+            sky: f64::from(evidence.sky[index]),
+            variance: &evidence.variance[of.clone()],
+            counts: &evidence.counts[of],
+            excess,
+        };
+        Aperture::of(&detector, &weights(shape, field.target, APERTURE / field.detector_pitch, sigma))
     };
-    let of = band * plane..(band + 1) * plane;
-    let detector = Detector {
-        data: &evidence.data[of.clone()],
-        model: &evidence.model[of.clone()],
-        sky: f64::from(evidence.sky[band]),
-        variance: &evidence.variance[of.clone()],
-        counts: &evidence.counts[of],
-        columns: field.shape[1] as usize,
-        excess,
-    };
-    Aperture::of(&detector, field.target, APERTURE / field.detector_pitch)
+    let fixed = bands.iter().enumerate().map(|band| one(band, 0.0)).collect::<Result<_>>()?;
+    let sigma = |band: &Band| (broadest.powi(2) - width(band).powi(2)).max(0.0).sqrt();
+    let matched = bands.iter().enumerate().map(|band| one(band, sigma(band.1))).collect::<Result<_>>()?;
+    Ok((fixed, matched))
 }

@@ -43,7 +43,7 @@ fn mask(path: &Path, bad: impl Fn(f64, f64) -> bool) {
 }
 
 /// The cells of a line of CSV; what is in quotes may hold commas.
-fn split(line: &str) -> Vec<String> {
+pub fn split(line: &str) -> Vec<String> {
     let (mut cells, mut quoted) = (vec![String::new()], false);
     for character in line.chars() {
         match character {

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::bad_objects::split;
 use crate::common::{python, unseeing};
 
 const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
@@ -119,6 +120,7 @@ fn evaluate_recovery_of_points() {
     let folder = tempfile::tempdir().unwrap();
     let options =
         ["--galaxies", "point", "--objects", "3", "--samples", "4", "--redshift", "0.3,0.5", "--magnitude", "19,20"];
+    let options = [&options[..], &["--psf", "gaussian", "--psf-fwhm", "1.5,1.1,0.7"]].concat();
     let survey = survey(folder.path(), "survey", &options, 16);
     let (run, truth) = (survey.join("run"), survey.join("truth.hdf5"));
     let report = json(unseeing().args(["evaluate", "recovery"]).arg(&run).arg("--truth").arg(&truth));
@@ -131,6 +133,26 @@ fn evaluate_recovery_of_points() {
         let bias = row["bias"]["value"].as_f64().unwrap();
         println!("{quantity}: {bias:.4}");
         assert!(bias.abs() < most, "{row}");
+    }
+    // The points have one magnitude in all bands. Through PSFs of different widths the circle takes different parts of them;
+    // with PSFs matched, the same.
+    let csv = folder.path().join("c.csv");
+    let made = unseeing().arg("catalogue").arg(&run).arg("--out").arg(&csv).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let text = std::fs::read_to_string(csv).unwrap();
+    let mut lines = text.lines().map(split);
+    let names = lines.next().unwrap();
+    for row in lines {
+        let number = |name: String| -> f64 { row[names.iter().position(|own| *own == name).unwrap()].parse().unwrap() };
+        let of = |name: &str| ["g", "r", "i"].map(|band| number(format!("{name}_{band}")));
+        let spread =
+            |flux: [f64; 3]| flux.iter().fold(0.0, |a, b| b.max(a)) / flux.iter().fold(f64::MAX, |a, b| b.min(a)) - 1.0;
+        let (fixed, matched) = (spread(of("aperture_flux")), spread(of("matched_flux")));
+        println!("spread over bands {fixed:.4}, matched {matched:.4}");
+        assert!(matched < 0.2 * fixed && matched < 0.01, "{fixed} {matched}");
+        for (data, model) in of("matched_flux").into_iter().zip(of("matched_flux_model")) {
+            assert!((model / data - 1.0).abs() < FLUX, "{data} {model}");
+        }
     }
 }
 
