@@ -1,5 +1,7 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/bad_objects.rs"]
+mod bad_objects;
 #[path = "suite/calibration.rs"]
 mod calibration;
 #[path = "suite/catalogue.rs"]

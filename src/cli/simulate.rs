@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use crate::cli::DONE;
-use crate::evaluate::simulate::{Depth, Galaxies, Images, SimulateOptions, Units, simulate};
+use crate::evaluate::simulate::{Depth, Galaxies, Images, Injection, Optics, Seeing, SimulateOptions, Units, simulate};
 use crate::train::procedural::Grid;
 use crate::{Error, Result};
 
@@ -33,6 +33,8 @@ pub struct Args {
     /// Sky noise
     #[arg(long, value_enum, default_value = "ultra-deep")]
     depth: Depth,
+    #[command(flatten)]
+    optics: OpticsArgs,
     /// Independent noise in every pixel instead of a coadd's correlated noise
     #[arg(long)]
     white: bool,
@@ -64,9 +66,67 @@ pub struct Args {
     /// Reduced shear of all galaxies, G1,G2
     #[arg(long, value_delimiter = ',', default_value = "0,0", allow_hyphen_values = true)]
     shear: Vec<f64>,
+    /// Adds a compact feature of this part of the galaxy's flux to every second galaxy, for `evaluate recovery`
+    #[arg(long, value_name = "PART")]
+    inject: Option<f64>,
+    /// Full width at half maximum of that feature, kpc
+    #[arg(long, value_name = "KPC", default_value_t = 1.6)]
+    inject_fwhm: f64,
     /// Prints what was made as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What galaxies are seen through.
+#[derive(ClapArgs)]
+pub struct OpticsArgs {
+    /// Point spread function: HSC-like ones, round profiles of --psf-fwhm, or images
+    #[arg(long, value_enum, default_value = "hsc")]
+    psf: PsfKind,
+    /// Full widths at half maximum, arcsec: one for all bands, or one for each
+    #[arg(long, value_name = "ARCSEC", value_delimiter = ',')]
+    psf_fwhm: Vec<f64>,
+    /// Exponent of the Moffat profile
+    #[arg(long, default_value_t = 3.0)]
+    psf_beta: f64,
+    /// FITS images of the PSF, with pixels of 0.168 arcsec: one for all bands, or one for each (implies --psf file)
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    psf_file: Vec<PathBuf>,
+    /// Standard deviation of the sky noise, nJy per pixel, one or one for each band, in place of the depth's
+    #[arg(long, value_name = "NJY", value_delimiter = ',')]
+    noise: Vec<f64>,
+    /// Sky level left in the images, nJy per pixel, one or one for each band
+    #[arg(long, value_name = "NJY", value_delimiter = ',', allow_hyphen_values = true)]
+    sky: Vec<f64>,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum PsfKind {
+    /// Slightly elliptical Moffat profiles about HSC's median seeing, others for each object
+    Hsc,
+    Gaussian,
+    Moffat,
+    /// Images: see --psf-file
+    File,
+}
+
+impl OpticsArgs {
+    /// Seeing, noise and sky level; an option that the kind of PSF does not use is an error.
+    pub fn optics(&self, depth: Depth) -> Result<Optics> {
+        let (fwhm, files) = (self.psf_fwhm.clone(), self.psf_file.clone());
+        let seeing = match self.psf {
+            PsfKind::Hsc | PsfKind::File if !files.is_empty() && fwhm.is_empty() => Seeing::Files(files),
+            PsfKind::Hsc if fwhm.is_empty() => Seeing::Hsc,
+            PsfKind::Gaussian if files.is_empty() && !fwhm.is_empty() => Seeing::Gaussian { fwhm },
+            PsfKind::Moffat if files.is_empty() && !fwhm.is_empty() => Seeing::Moffat { fwhm, beta: self.psf_beta },
+            PsfKind::File => return Err(Error::usage("--psf file needs --psf-file, and no --psf-fwhm")),
+            PsfKind::Gaussian | PsfKind::Moffat => {
+                return Err(Error::usage("--psf gaussian and --psf moffat need --psf-fwhm, and no --psf-file"));
+            }
+            PsfKind::Hsc => return Err(Error::usage("--psf-fwhm is for --psf gaussian or --psf moffat")),
+        };
+        Ok(Optics { depth, seeing, noise: self.noise.clone(), sky: self.sky.clone() })
+    }
 }
 
 /// Which galaxies are simulated.
@@ -75,13 +135,14 @@ pub struct GalaxyArgs {
     /// What is simulated
     #[arg(long, value_enum, default_value = "procedural")]
     galaxies: Galaxies,
-    /// Images for `--galaxies image` (implied): one FITS file for each band (or one for all), or an npz file with `images`
+    /// Images for `--galaxies image` (implied): one FITS file for each band (or one for all), FITS files with an extension
+    /// SUBARU_HSC.G, SUBARU_HSC.R and so on for each band (TNG's `*_photo.fits`), or an npz file with `images`
     #[arg(long, value_name = "FILE", num_args = 1..)]
     image: Vec<PathBuf>,
-    /// What their pixels hold
-    #[arg(long, value_enum, default_value = "flux")]
-    image_units: Units,
-    /// Their pitch in kpc
+    /// What their pixels hold; else what BUNIT tells, and flux without it
+    #[arg(long, value_enum)]
+    image_units: Option<Units>,
+    /// Their pitch in kpc; else what the header tells
     #[arg(long)]
     image_kpc: Option<f64>,
 }
@@ -89,14 +150,16 @@ pub struct GalaxyArgs {
 impl GalaxyArgs {
     /// The kind of galaxies, and the images where they are read from files.
     pub fn galaxies(&self) -> Result<(Galaxies, Option<Images>)> {
-        match (self.image.is_empty(), self.image_kpc) {
-            (true, _) => Ok((self.galaxies.clone(), None)),
-            (false, Some(pixel_kpc)) if pixel_kpc > 0.0 && pixel_kpc.is_finite() => {
-                let images = Images { paths: self.image.clone(), units: self.image_units, pixel_kpc };
-                Ok((Galaxies::Image, Some(images)))
-            }
-            _ => Err(Error::usage("--image needs --image-kpc, the pitch of its pixels in kpc")),
+        if self.image.is_empty() {
+            return Ok((self.galaxies.clone(), None));
         }
+        if let Some(pitch) = self.image_kpc
+            && !(pitch > 0.0 && pitch.is_finite())
+        {
+            return Err(Error::usage(format!("--image-kpc {pitch}: expected a positive number")));
+        }
+        let (paths, units, pixel_kpc) = (self.image.clone(), self.image_units, self.image_kpc);
+        Ok((Galaxies::Image, Some(Images { paths, units, pixel_kpc })))
     }
 }
 
@@ -120,7 +183,7 @@ pub fn run(args: Args) -> Result<i32> {
         grid: Grid { size: args.size, pixel_kpc: args.pixel_kpc, bands: args.bands, reference },
         redshifts: pair("redshift", &args.redshift)?,
         magnitudes: pair("magnitude", &args.magnitude)?,
-        depth: args.depth,
+        optics: args.optics.optics(args.depth)?,
         correlated: !args.white,
         neighbours: args.neighbours,
         empty_planes: args.empty_planes,
@@ -129,6 +192,7 @@ pub fn run(args: Args) -> Result<i32> {
         galaxies,
         images,
         shear: pair("shear", &args.shear)?,
+        inject: args.inject.map(|part| Injection { part, fwhm_kpc: args.inject_fwhm }),
     };
     let mut objects = Vec::new();
     let config = simulate(&options, |object| {

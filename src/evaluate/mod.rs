@@ -10,6 +10,7 @@ pub mod compare;
 pub mod consistency;
 pub mod determinism;
 pub mod dominance;
+pub mod features;
 pub mod mock;
 pub mod selftest;
 pub mod simulate;

@@ -65,7 +65,8 @@ pub struct Measured {
 }
 
 impl Measured {
-    fn mean(values: &[f64]) -> Measured {
+    /// The mean; its error is that of independent values, and none for a single one.
+    pub fn mean(values: &[f64]) -> Measured {
         let count = values.len() as f64;
         let (mean, sd) = mean_sd(values);
         Measured { value: mean, error: sd / count.sqrt() }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::io::hdf5::Reader;
+use super::features::Place;
+use crate::io::hdf5::{Attribute, Reader};
 use crate::product::RecordArray;
 use crate::{Error, Result};
 
@@ -12,18 +13,38 @@ pub struct Truths {
     reader: Reader,
     rows: HashMap<String, usize>,
     shape: Vec<usize>,
+    features: Option<Features>,
+}
+
+/// Injected features, object by object.
+struct Features {
+    fwhm_kpc: f64,
+    places: Vec<f64>,
+    flux: Vec<f64>,
+    added: Vec<u8>,
 }
 
 impl Truths {
-    /// Opens a file with `id`, and `flux` `[object, band, pixel, pixel]` in nJy per product pixel.
+    /// Opens a file with `id`, and `flux` `[object, band, pixel, pixel]` in nJy per product pixel; with injected features
+    /// also `feature/place` [object, 2], `feature/flux` [object, band] and `feature/added` [object].
+    ///
+    /// A missing file, or one that is no file of truths, is an error of usage: nothing was done yet.
     pub fn open(path: &Path) -> Result<Truths> {
+        Truths::read(path).map_err(|error| Error::usage(error.to_string()))
+    }
+
+    fn read(path: &Path) -> Result<Truths> {
         let reader = Reader::open(path)?;
         let rows = reader.read_texts("id")?.into_iter().enumerate().map(|(row, id)| (id, row)).collect();
         let shape = reader.info("flux")?.0;
         if shape.len() != 4 {
             return Err(Error::file(path, format!("`flux` has shape {shape:?}, not [object, band, pixel, pixel]")));
         }
-        Ok(Truths { reader, rows, shape })
+        let features = match reader.attribute("", "feature_fwhm_kpc")? {
+            Some(Attribute::Number(fwhm_kpc)) => Some(Features::read(&reader, fwhm_kpc, [shape[0], shape[1]])?),
+            _ => None,
+        };
+        Ok(Truths { reader, rows, shape, features })
     }
 
     /// The truth of an object, `[C, n, n]`; `None` when the file has none of it.
@@ -31,5 +52,27 @@ impl Truths {
         let Some(&row) = self.rows.get(id) else { return Ok(None) };
         let values = self.reader.read_rows::<f32>("flux", row..row + 1)?;
         Ok(Some(RecordArray { shape: self.shape[1..].to_vec(), values }))
+    }
+
+    /// The injected feature of an object, added or not, with its flux in one band; `None` when the file has none of it, or no
+    /// features.
+    pub fn feature(&self, id: &str, band: usize) -> Option<Place> {
+        let (&row, features) = (self.rows.get(id)?, self.features.as_ref()?);
+        let place = [features.places[2 * row], features.places[2 * row + 1]];
+        let flux = *features.flux.get(row * self.shape[1] + band)?;
+        Some(Place { place, flux, fwhm_kpc: features.fwhm_kpc, added: features.added[row] > 0 })
+    }
+}
+
+impl Features {
+    fn read(reader: &Reader, fwhm_kpc: f64, [objects, bands]: [usize; 2]) -> Result<Features> {
+        let (_, places) = reader.read::<f64>("feature/place")?;
+        let (_, flux) = reader.read::<f64>("feature/flux")?;
+        let (_, added) = reader.read::<u8>("feature/added")?;
+        if (places.len(), flux.len(), added.len()) != (2 * objects, bands * objects, objects) {
+            let what = format!("its features are not of {objects} objects in {bands} bands, as `flux` is");
+            return Err(Error::file(reader.path(), what));
+        }
+        Ok(Features { fwhm_kpc, places, flux, added })
     }
 }

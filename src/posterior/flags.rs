@@ -118,7 +118,7 @@ impl Flag {
                 "prior_tail is below `unlike_prior` (0.005): the prior hardly knows such galaxies, do not trust the result"
             }
             Flag::ApertureMismatch => {
-                "aperture_flux and aperture_flux_model differ by more than `aperture` (5) standard deviations and 2 %"
+                "aperture_flux or matched_flux and its model differ by more than `aperture` (5) standard deviations and 2 %"
             }
             Flag::ResidualStructure => {
                 "residual_power at the largest scales is above `residual_power` (3): there is light that the model lacks"

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 pub mod flags;
 pub mod moments;
 pub mod morphology;
+pub mod photometry;
 pub mod predictive;
 pub mod residual;
 pub mod tree;

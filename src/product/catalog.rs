@@ -24,6 +24,11 @@ const LEFT_OUT: [&str; 4] = ["reduced_chi2", "amplitude", "sky", "redshift"];
 /// Scalars of images, not of galaxies.
 const OF_IMAGES: [&str; 3] = ["wcs_", "observation_wcs_", "observation_shape"];
 
+/// Flags with which a posterior is mostly the prior's: its summary would be read as a measurement, and is not given.
+const UNMEASURED: [Flag; 2] = [Flag::NotDetected, Flag::FewGoodPixels];
+/// Scalars that are of the posterior alone, and so are not given either.
+const OF_POSTERIORS: [&str; 2] = ["amplitude", "amplitude_sd"];
+
 /// One column.
 #[derive(Clone, Debug)]
 pub struct Column {
@@ -56,7 +61,11 @@ impl Catalogue {
             Catalogue { columns: Vec::new(), scalars: Vec::new(), quantities: Vec::new(), main: Vec::new() };
         for dataset in schema::DATASETS.iter().filter(|dataset| dataset.source == Source::Field) {
             let cells = if dataset.name == "flags" { Cells::Integers(Vec::new()) } else { Cells::Texts(Vec::new()) };
-            catalogue.add(dataset.name, "", dataset.meaning, cells);
+            let meaning = match dataset.name {
+                "reason" => "why it failed, or why its posterior is not summarised; else empty",
+                _ => dataset.meaning,
+            };
+            catalogue.add(dataset.name, "", meaning, cells);
         }
         catalogue.add("flag_names", "", "names of the bits that are set in flags", Cells::Texts(Vec::new()));
         let of_galaxies = |dataset: &&Dataset| {
@@ -114,13 +123,23 @@ impl Catalogue {
         self.columns.push(Column { name, unit, description, cells });
     }
 
-    /// Adds an object. What is not known of it is NaN.
+    /// Adds an object. What is not known of it is NaN; so is the summary of a posterior that the data say next to nothing
+    /// about (the flags `not_detected` and `few_good_pixels`), with the reason. Its samples stay in the product files.
     pub fn push(&mut self, record: &ObjectRecord) {
         let status = if record.status == Status::Done { "done" } else { "failed" };
-        let texts = [record.id.as_str(), status, &record.reason].map(str::to_string);
-        let mut values: Vec<f64> = self.scalars.iter().map(|name| record.scalar(name).unwrap_or(f64::NAN)).collect();
-        let samples: Vec<&[f32]> =
-            self.quantities.iter().map(|quantity| record.sample(&quantity.key).unwrap_or_default()).collect();
+        let unmeasured = UNMEASURED.into_iter().find(|flag| record.flags & flag.bit() != 0);
+        let reason = match unmeasured {
+            Some(flag) if record.status == Status::Done => format!("not summarised: {}", flag.meaning()),
+            _ => record.reason.clone(),
+        };
+        let texts = [record.id.clone(), status.to_string(), reason];
+        let scalar = |name: &String| {
+            let left_out = unmeasured.is_some() && OF_POSTERIORS.iter().any(|own| is_part(name, own));
+            record.scalar(name).filter(|_| !left_out).unwrap_or(f64::NAN)
+        };
+        let mut values: Vec<f64> = self.scalars.iter().map(scalar).collect();
+        let known = |quantity: &Quantity| record.sample(&quantity.key).filter(|_| unmeasured.is_none());
+        let samples: Vec<&[f32]> = self.quantities.iter().map(|quantity| known(quantity).unwrap_or_default()).collect();
         for (quantity, samples) in self.quantities.iter().zip(&samples) {
             let Summary { mean, sd, p16, p50, p84 } =
                 if quantity.dataset.units == "deg" { summary_of_angles(samples) } else { summary(samples) };
@@ -206,6 +225,12 @@ impl Catalogue {
         }
         text
     }
+}
+
+/// Whether a scalar is `whole` or one of its parts, which are numbered.
+fn is_part(name: &str, whole: &str) -> bool {
+    let rest = name.strip_prefix(whole);
+    rest.is_some_and(|rest| rest.strip_prefix('_').unwrap_or(rest).chars().all(|c| c.is_ascii_digit()))
 }
 
 /// All pairs of different elements.

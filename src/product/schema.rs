@@ -6,7 +6,7 @@ use crate::io::hdf5::Kind;
 /// What the format is called in a file's `format` attribute.
 pub const FORMAT: &str = "unseeing products";
 /// Raised when a dataset changes its meaning; new datasets alone do not raise it.
-pub const FORMAT_VERSION: u64 = 2;
+pub const FORMAT_VERSION: u64 = 3;
 
 /// An axis of a dataset. All but the first axis of a dataset are of these; the first is the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +233,14 @@ pub const DATASETS: &[Dataset] = &[
     ),
     scalar("aperture_flux_error", BAND, "nJy", "standard deviation of that flux from the sky noise"),
     scalar("aperture_flux_model", BAND, "nJy", "flux of the predicted observation on the same pixels"),
+    scalar(
+        "matched_flux",
+        BAND,
+        "nJy",
+        "aperture_flux with each band brought to the broadest of the bands' PSFs (by a Gaussian): for the input's colours",
+    ),
+    scalar("matched_flux_error", BAND, "nJy", "standard deviation of that flux from the sky noise"),
+    scalar("matched_flux_model", BAND, "nJy", "the same of the predicted observation"),
     image("mean", PRODUCT, Rounding::PosteriorSd, "nJy / pixel", "posterior mean of the sharp, noise-free galaxy"),
     image("variance", PRODUCT, Rounding::Relative, "(nJy / pixel)^2", "posterior variance of the same"),
     image(

@@ -106,6 +106,13 @@ impl Canvas {
         }
     }
 
+    /// Copies another picture, its upper left corner to (x, y).
+    pub fn copy(&mut self, x: i64, y: i64, other: &Canvas) {
+        for (column, row, pixel) in other.image.enumerate_pixels() {
+            self.set(x + i64::from(column), y + i64::from(row), pixel.0);
+        }
+    }
+
     /// The picture as the bytes of a PNG file.
     pub fn png(&self) -> Result<Vec<u8>> {
         let mut bytes = Cursor::new(Vec::new());

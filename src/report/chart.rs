@@ -108,6 +108,26 @@ impl Chart {
     }
 }
 
+/// Panels in a line.
+const COLUMNS: usize = 3;
+
+/// Charts beside and below each other, three in a line: for more lines than there are colours. An error when there is
+/// nothing to draw.
+pub fn small_multiples(panels: &[(Chart, Vec<Series>)]) -> Result<Canvas> {
+    let (Some(width), Some(height)) =
+        (panels.iter().map(|(chart, _)| chart.width).max(), panels.iter().map(|(chart, _)| chart.height).max())
+    else {
+        return Err(Error::internal("a picture of no charts"));
+    };
+    let (columns, rows) = (panels.len().min(COLUMNS) as u32, panels.len().div_ceil(COLUMNS) as u32);
+    let mut canvas = Canvas::new(columns * width, rows * height, WHITE);
+    for (index, (chart, series)) in panels.iter().enumerate() {
+        let (column, row) = ((index % COLUMNS) as i64, (index / COLUMNS) as i64);
+        canvas.copy(column * i64::from(width), row * i64::from(height), &chart.draw(series)?);
+    }
+    Ok(canvas)
+}
+
 /// A chart's axes, with ranges in scaled units (decades on a logarithmic axis).
 struct Frame<'a> {
     chart: &'a Chart,
@@ -192,6 +212,21 @@ mod tests {
         assert_eq!(ticks((0.0, 10.0), false), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(ticks((-2.0, 2.0), true), [-2.0, -1.0, 0.0, 1.0, 2.0]);
         assert_eq!(ticks((0.0, 1.0), true).len(), 4);
+    }
+
+    #[test]
+    fn small_multiples_do_not_share_their_places() {
+        let panel = |value: f64| {
+            let chart = Chart { width: 200, height: 150, ..Chart::new("t", "", "") };
+            (chart, vec![Series { name: String::new(), points: vec![(0.0, value), (1.0, value)] }])
+        };
+        let canvas = small_multiples(&[panel(1.0), panel(2.0), panel(3.0), panel(4.0)]).unwrap();
+        assert_eq!((canvas.width(), canvas.height()), (600, 300));
+        // Each has its constant in the middle of its axes; where the fifth would be there is nothing.
+        let middle = |column: u32, row: u32| canvas.get(column * 200 + 130, row * 150 + 67);
+        assert!([(0, 0), (2, 0), (0, 1)].iter().all(|&(column, row)| middle(column, row) == Some(COLOURS[0])));
+        assert_eq!(middle(1, 1), Some(WHITE));
+        assert!(small_multiples(&[]).is_err());
     }
 
     #[test]

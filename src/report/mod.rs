@@ -12,7 +12,7 @@ pub mod page;
 pub mod table;
 
 pub use canvas::Canvas;
-pub use chart::{Chart, Series};
+pub use chart::{Chart, Series, small_multiples};
 pub use compare::compare_picture;
 pub use dominance::dominance_picture;
 pub use grid::grid_picture;

@@ -6,12 +6,13 @@ use crate::Result;
 use crate::config::{FlagsConfig, NoiseModel};
 use crate::observe::{Autocovariance, Band, Observation};
 use crate::posterior::flags::Flag;
+use crate::posterior::photometry::{Aperture, Detector, weights};
 use crate::posterior::{Node, predictive, residual, unlike, variance_ratio};
 
 /// Radius of the aperture in which the input's photometry is compared with the model's, arcsec.
 const APERTURE: f64 = 1.5;
-/// PSF and flat field are not known better than this part of the flux.
-const SYSTEMATIC: f64 = 0.02;
+/// Full width at half maximum of a Gaussian over its standard deviation.
+const FWHM_OF_SIGMA: f64 = 2.3548;
 
 /// What trust is judged by, besides the record's own parts. Planes are of the window, `[C, my, mx]`.
 pub struct Evidence<'a> {
@@ -95,15 +96,14 @@ pub fn judge(evidence: &Evidence) -> Result<(Vec<(String, f64)>, u32)> {
     put(&mut scalars, "kron_flux", bands.iter().map(|band| band.flux));
     put(&mut scalars, "kron_flux_error", bands.iter().map(|band| band.flux_error));
     flag(Flag::NotDetected, bands.iter().all(|band| band.flux < thresholds.detection * band.flux_error));
-    let apertures: Vec<Aperture> = (0..bands.len()).map(|band| Aperture::of(evidence, band, plane)).collect();
-    let mismatch = |aperture: &Aperture| {
-        let scale = aperture.error.hypot(SYSTEMATIC * aperture.model);
-        (aperture.observed - aperture.model).abs() > thresholds.aperture * scale
-    };
-    flag(Flag::ApertureMismatch, apertures.iter().any(mismatch));
-    put(&mut scalars, "aperture_flux", apertures.iter().map(|aperture| aperture.observed));
-    put(&mut scalars, "aperture_flux_error", apertures.iter().map(|aperture| aperture.error));
-    put(&mut scalars, "aperture_flux_model", apertures.iter().map(|aperture| aperture.model));
+    let (fixed, matched) = photometry(evidence, plane)?;
+    let differs = fixed.iter().chain(&matched).any(|aperture| aperture.mismatch(thresholds.aperture));
+    flag(Flag::ApertureMismatch, differs);
+    for (name, apertures) in [("aperture_flux", &fixed), ("matched_flux", &matched)] {
+        put(&mut scalars, name, apertures.iter().map(|aperture| aperture.observed));
+        put(&mut scalars, &format!("{name}_error"), apertures.iter().map(|aperture| aperture.error));
+        put(&mut scalars, &format!("{name}_model"), apertures.iter().map(|aperture| aperture.model));
+    }
     Ok((scalars, flags))
 }
 
@@ -119,34 +119,31 @@ fn squared_correlation(own: &Autocovariance) -> f64 {
     own.values.iter().map(|value| (value / own.at(0, 0)).powi(2)).sum()
 }
 
-/// Fluxes on the usable pixels of a circle about the target.
-struct Aperture {
-    observed: f64,
-    model: f64,
-    error: f64,
-}
-
-impl Aperture {
-    fn of(evidence: &Evidence, band: usize, plane: usize) -> Aperture {
-        let field = &evidence.geometry.field;
-        let (width, radius) = (field.shape[1] as usize, APERTURE / field.detector_pitch);
-        let inside = |index: usize| {
-            let (x, y) = ((index % width) as f64 - field.target[0], (index / width) as f64 - field.target[1]);
-            x.hypot(y) <= radius
-        };
-        let own = &evidence.observation.bands[band].autocovariance;
-        // The variance of a large sum over that of white noise.
+/// Data and model within the aperture, band by band: as they are, and with the bands brought to the broadest PSF.
+fn photometry(evidence: &Evidence, plane: usize) -> Result<(Vec<Aperture>, Vec<Aperture>)> {
+    let (field, bands) = (&evidence.geometry.field, &evidence.observation.bands);
+    let shape = field.shape.map(|side| side as usize);
+    let width = |band: &Band| band.psf.fwhm() / FWHM_OF_SIGMA;
+    let broadest = bands.iter().map(width).fold(0.0, f64::max);
+    let one = |(index, band): (usize, &Band), sigma: f64| {
+        let own = &band.autocovariance;
         let excess = match evidence.noise {
             NoiseModel::White => 1.0,
-            NoiseModel::Correlated => (own.values.iter().sum::<f64>() / own.at(0, 0)).max(1.0),
+            NoiseModel::Correlated => own.values.iter().sum::<f64>() / own.at(0, 0),
         };
-        let sky = f64::from(evidence.sky[band]);
-        let (mut observed, mut model, mut variance) = (0.0, 0.0, 0.0);
-        for index in (0..plane).filter(|&index| inside(index) && evidence.counts[band * plane + index]) {
-            observed += f64::from(evidence.data[band * plane + index]) - sky;
-            model += f64::from(evidence.model[band * plane + index]) - sky;
-            variance += f64::from(evidence.variance[band * plane + index]);
-        }
-        Aperture { observed, model, error: (variance * excess).sqrt() }
-    }
+        let of = index * plane..(index + 1) * plane;
+        let detector = Detector {
+            data: &evidence.data[of.clone()],
+            model: &evidence.model[of.clone()],
+            sky: f64::from(evidence.sky[index]),
+            variance: &evidence.variance[of.clone()],
+            counts: &evidence.counts[of],
+            excess,
+        };
+        Aperture::of(&detector, &weights(shape, field.target, APERTURE / field.detector_pitch, sigma))
+    };
+    let fixed = bands.iter().enumerate().map(|band| one(band, 0.0)).collect::<Result<_>>()?;
+    let sigma = |band: &Band| (broadest.powi(2) - width(band).powi(2)).max(0.0).sqrt();
+    let matched = bands.iter().enumerate().map(|band| one(band, sigma(band.1))).collect::<Result<_>>()?;
+    Ok((fixed, matched))
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::bad_objects::split;
 use crate::common::{python, unseeing};
 
 const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
@@ -52,16 +53,106 @@ fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
     assert!(std::fs::read(&plot).unwrap().starts_with(b"\x89PNG"));
     let none = unseeing().args(["evaluate", "recovery", "nowhere", "--truth"]).arg(&truth).output().unwrap();
     assert_eq!(none.status.code(), Some(2));
+    // Truths that are not there are the caller's error, with each command that reads them.
+    for command in [&["evaluate", "recovery"][..], &["evaluate", "compare"], &["report"]] {
+        let none = unseeing().args(command).arg(&run).args(["--truth", "nowhere.hdf5"]).output().unwrap();
+        let error = String::from_utf8_lossy(&none.stderr);
+        assert!(none.status.code() == Some(2) && error.contains("nowhere.hdf5"), "{command:?}: {error}");
+    }
 
     let all = json(
         unseeing().args(["evaluate", "compare"]).arg(&run).arg("--truth").arg(&truth).args(["--only", "sim-0001"]),
     );
-    let entries = all[0]["entries"].as_array().unwrap();
+    let entries = all["objects"][0]["entries"].as_array().unwrap();
     let methods: Vec<_> = entries.iter().map(|entry| entry["method"].as_str().unwrap()).collect();
-    assert_eq!((all.as_array().unwrap().len(), methods), (1, vec!["posterior mean", "Richardson-Lucy", "Wiener"]));
+    assert_eq!(
+        (all["objects"].as_array().unwrap().len(), methods),
+        (1, vec!["posterior mean", "Richardson-Lucy", "Wiener"])
+    );
+    let summary = all["summary"].as_array().unwrap();
+    let rivals: Vec<_> = summary.iter().map(|row| (row["rival"].as_str().unwrap(), row["objects"].as_u64())).collect();
+    assert_eq!(rivals, [("Richardson-Lucy", Some(1)), ("Wiener", Some(1))]);
+    let gain = entries[0]["score"]["psnr"].as_f64().unwrap() - entries[1]["best_psnr"].as_f64().unwrap();
+    assert!((summary[0]["psnr_gain"]["value"].as_f64().unwrap() - gain).abs() < 1e-9, "{summary:?}");
     for entry in entries {
         assert!((entry["score"]["flux_ratio"].as_f64().unwrap() - 1.0).abs() < 0.1, "{entry}");
         assert!(entry["score"]["psnr"].as_f64().unwrap() > 20.0, "{entry}");
+    }
+}
+
+/// Features: where they are, how often posteriors claim them, and that a survey is otherwise the same.
+#[test]
+fn evaluate_recovery_counts_claims_of_injected_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--galaxies", "prior", "--objects", "4", "--samples", "4", "--redshift", "0.15,0.16"];
+    let options = [&options[..], &["--magnitude", "18,18", "--psf", "gaussian", "--psf-fwhm", "0.5"]].concat();
+    let survey = survey(folder.path(), "survey", &[&options[..], &["--inject", "0.1"]].concat(), 8);
+    let (run, truth) = (survey.join("run"), survey.join("truth.hdf5"));
+    let report = json(unseeing().args(["evaluate", "recovery"]).arg(&run).arg("--truth").arg(&truth));
+    let claims = report["features"]["claims"].as_array().unwrap();
+    let of = |index: usize, name: &str| claims[index][name].as_f64().unwrap();
+    assert_eq!(
+        claims.iter().map(|claim| claim["added"].as_bool().unwrap()).collect::<Vec<_>>(),
+        [true, false, true, false]
+    );
+    // A tenth of the light in two pixels, near and bright: the truth has it, and so has the posterior.
+    assert!((of(0, "truth") - 1.0).abs() < 0.5 && (of(2, "truth") - 1.0).abs() < 0.5, "{claims:?}");
+    assert!(of(0, "claiming") + of(2, "claiming") > of(1, "claiming") + of(3, "claiming"), "{claims:?}");
+    let rows = report["features"]["rows"].as_array().unwrap();
+    let objects = |name: &str| rows[0][name]["objects"].as_u64().unwrap_or(0);
+    assert_eq!(objects("found") + objects("false_claims"), 4, "{rows:?}");
+    // Without injection, the galaxies that had none are the same.
+    let plain = folder.path().join("plain");
+    let mut simulate = unseeing();
+    simulate.args(["simulate", "--neighbours", "0", "--depth", "wide", "--prior", PRIOR]).args(&options).arg(&plain);
+    assert!(simulate.output().unwrap().status.success());
+    let read = |survey: &Path, id: &str| std::fs::read(survey.join(format!("cutouts/{id}-r.fits"))).unwrap();
+    assert_eq!(read(&survey, "sim-0001"), read(&plain, "sim-0001"));
+    assert_ne!(read(&survey, "sim-0000"), read(&plain, "sim-0000"));
+}
+
+/// A point keeps its flux and comes out smaller than the PSF.
+#[test]
+fn evaluate_recovery_of_points() {
+    /// Few draws of few steps give the flux of a bright point to some per cent, and its size to some tens.
+    const FLUX: f64 = 0.03;
+    const SIZE: f64 = 0.5;
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        ["--galaxies", "point", "--objects", "3", "--samples", "4", "--redshift", "0.3,0.5", "--magnitude", "19,20"];
+    let options = [&options[..], &["--psf", "gaussian", "--psf-fwhm", "1.5,1.1,0.7"]].concat();
+    let survey = survey(folder.path(), "survey", &options, 16);
+    let (run, truth) = (survey.join("run"), survey.join("truth.hdf5"));
+    let report = json(unseeing().args(["evaluate", "recovery"]).arg(&run).arg("--truth").arg(&truth));
+    let rows = report["rows"].as_array().unwrap();
+    let of = |quantity: &str| rows.iter().find(|row| row["quantity"] == quantity && row["binned_by"] == "size / PSF");
+    for (quantity, most) in [("flux_0", FLUX), ("flux_1", FLUX), ("flux_2", FLUX), ("r50", SIZE)] {
+        let row = of(quantity).unwrap_or_else(|| panic!("no {quantity}: {report}"));
+        // The lowest bin: what is measured is smaller than the PSF.
+        assert_eq!((&row["low"], &row["objects"]), (&0.0.into(), &3.into()), "{row}");
+        let bias = row["bias"]["value"].as_f64().unwrap();
+        println!("{quantity}: {bias:.4}");
+        assert!(bias.abs() < most, "{row}");
+    }
+    // The points have one magnitude in all bands. Through PSFs of different widths the circle takes different parts of them;
+    // with PSFs matched, the same.
+    let csv = folder.path().join("c.csv");
+    let made = unseeing().arg("catalogue").arg(&run).arg("--out").arg(&csv).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let text = std::fs::read_to_string(csv).unwrap();
+    let mut lines = text.lines().map(split);
+    let names = lines.next().unwrap();
+    for row in lines {
+        let number = |name: String| -> f64 { row[names.iter().position(|own| *own == name).unwrap()].parse().unwrap() };
+        let of = |name: &str| ["g", "r", "i"].map(|band| number(format!("{name}_{band}")));
+        let spread =
+            |flux: [f64; 3]| flux.iter().fold(0.0, |a, b| b.max(a)) / flux.iter().fold(f64::MAX, |a, b| b.min(a)) - 1.0;
+        let (fixed, matched) = (spread(of("aperture_flux")), spread(of("matched_flux")));
+        println!("spread over bands {fixed:.4}, matched {matched:.4}");
+        assert!(matched < 0.2 * fixed && matched < 0.01, "{fixed} {matched}");
+        for (data, model) in of("matched_flux").into_iter().zip(of("matched_flux_model")) {
+            assert!((model / data - 1.0).abs() < FLUX, "{data} {model}");
+        }
     }
 }
 
@@ -88,9 +179,29 @@ fn evaluate_blank_sky_is_flagged() {
 fn evaluate_dominance_follows_the_magnitude() {
     let folder = tempfile::tempdir().unwrap();
     let plot = folder.path().join("dominance.png");
-    let mut command = unseeing();
-    command.args(["evaluate", "dominance", "--magnitudes", "19,24", "--draws", "6", "--steps", "8", "--block", "6"]);
-    let report = json(command.args(["--prior", PRIOR, "--redshift", "0.4", "--plot"]).arg(&plot));
+    let kept = folder.path().join("kept");
+    let dominance = |magnitudes: &str| {
+        let mut command = unseeing();
+        command.args(["evaluate", "dominance", "--draws", "6", "--steps", "8", "--block", "3", "--redshift", "0.4"]);
+        json(command.args(["--magnitudes", magnitudes, "--prior", PRIOR, "--keep"]).arg(&kept).arg("--plot").arg(&plot))
+    };
+    let files = || -> Vec<(PathBuf, std::time::SystemTime)> {
+        let entries = std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap());
+        let mut found: Vec<_> =
+            entries.map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap())).collect();
+        found.sort();
+        found
+    };
+    dominance("19");
+    let first = files();
+    assert_eq!(first.len(), 2, "two blocks of three draws");
+    // One of them is lost, as when the first run had been stopped before it: it comes back, the other is not drawn again.
+    std::fs::remove_file(&first[1].0).unwrap();
+    let report = dominance("19,24");
+    let then = files();
+    assert!(then.len() == 4 && then[0] == first[0] && then[1].0 == first[1].0 && then[1].1 > first[1].1, "{then:?}");
+    assert_eq!(dominance("19,24"), report);
+    assert_eq!(files(), then);
     let rows = report["rows"].as_array().unwrap();
     let number = |row: usize, name: &str| rows[row][name].as_f64().unwrap();
     // Five magnitudes are a factor of 100 in flux.

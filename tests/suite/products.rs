@@ -202,7 +202,7 @@ fn h5py_reads_values_units_and_flags() {
     let script = r#"
 import sys, h5py, numpy as np
 f = h5py.File(sys.argv[1], "r")
-assert f.attrs["format"] == "unseeing products" and f.attrs["format_version"] == 2
+assert f.attrs["format"] == "unseeing products" and f.attrs["format_version"] == 3
 assert list(f.attrs["bands"]) == ["g", "r", "i"] and f.attrs["pixel_kpc"] == 0.4 and f.attrs["seed"] == 7
 assert f.attrs["config"].startswith("[survey]")
 assert list(f["id"].asstr()) == ["a", "b", "c"] and list(f["status"].asstr()) == ["done", "failed", "done"]

@@ -35,6 +35,12 @@ fn what_cannot_be_simulated_is_a_usage_error() {
         (vec![path, "--redshift", "0.5"], "LOW,HIGH"),
         (vec![path, "--redshift", "7,8"], "redshift"),
         (vec![path, "--objects", "0"], "at least one object"),
+        (vec![path, "--psf", "moffat"], "need --psf-fwhm"),
+        (vec![path, "--psf-fwhm", "0.7"], "--psf gaussian or --psf moffat"),
+        (vec![path, "--psf", "gaussian", "--psf-fwhm", "0.7,0.8"], "2 widths of the PSF for 3 bands"),
+        (vec![path, "--psf", "moffat", "--psf-fwhm", "0.7", "--psf-beta", "1"], "beta is 1"),
+        (vec![path, "--noise=-1"], "noise level is -1"),
+        (vec![path, "--inject", "0"], "positive part"),
     ] {
         let out = simulate(&arguments);
         let error = String::from_utf8_lossy(&out.stderr);

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::cli::DONE;
 use crate::evaluate::compare::reference::{Matched, matched};
+use crate::evaluate::compare::summary::{self, Row};
 use crate::evaluate::compare::{Entry, Observed, Scoring, compare};
 use crate::evaluate::truths::Truths;
 use crate::forward::Psf;
@@ -56,6 +57,13 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
+struct Report {
+    objects: Vec<Compared>,
+    /// The posterior mean against its rivals, by observed S/N.
+    summary: Vec<Row>,
+}
+
+#[derive(Serialize)]
 struct Compared {
     id: String,
     band: String,
@@ -72,6 +80,9 @@ struct Compared {
 
 /// Runs the command and returns the exit code.
 pub fn run(args: &Args) -> Result<i32> {
+    if let Some(path) = [&args.sharp, &args.psf].into_iter().flatten().find(|path| !path.is_file()) {
+        return Err(Error::usage(format!("{}: there is no such file", path.display())));
+    }
     let truths = args.truth.as_deref().map(Truths::open).transpose()?;
     let mut all = Vec::new();
     for product in products(&args.run)? {
@@ -98,11 +109,14 @@ pub fn run(args: &Args) -> Result<i32> {
         panels.extend(images.map(|entry| (entry.method.as_str(), entry.image.as_slice())));
         compare_picture(&panels, first.size)?.save(path)?;
     }
+    let pairs: Vec<_> = all.iter().map(|object| (object.signal_to_noise, object.entries.as_slice())).collect();
+    let summary = summary::rows(&pairs);
+    let report = Report { objects: all, summary };
     if args.json {
-        let text = serde_json::to_string_pretty(&all).map_err(|error| Error::internal(error.to_string()))?;
+        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
         println!("{text}");
     } else {
-        print(&all);
+        print(&report);
     }
     Ok(DONE)
 }
@@ -208,7 +222,8 @@ fn blurred(image: &[f64], size: usize, sigma: f64) -> Vec<f64> {
     pass(&rows, size as i64, |index, size| (index / size) as i64)
 }
 
-fn print(all: &[Compared]) {
+fn print(report: &Report) {
+    let all = &report.objects;
     println!(
         "Richardson-Lucy: the best of 1 to 200 iterations, Wiener: the best strength, both chosen with the reference"
     );
@@ -238,22 +253,19 @@ fn print(all: &[Compared]) {
     if all.len() < 2 {
         return;
     }
-    for rival in ["Richardson-Lucy", "Wiener"] {
-        let scores = |object: &Compared, method: &str| {
-            object.entries.iter().find(|entry| entry.method == method).map(|entry| entry.score)
-        };
-        let pairs: Vec<_> =
-            all.iter().filter_map(|object| Some((scores(object, "posterior mean")?, scores(object, rival)?))).collect();
-        let wins = |better: fn(&crate::evaluate::compare::Score) -> f64| {
-            pairs.iter().filter(|(own, other)| better(own) > better(other)).count()
-        };
-        let gain: f64 = pairs.iter().map(|(own, other)| own.psnr - other.psnr).sum::<f64>() / pairs.len() as f64;
+    println!(
+        "\nposterior mean against a rival, which has in each number the setting that is best for that object and number"
+    );
+    println!(
+        "{:<18}{:>12}{:>9}{:>12}{:>18}{:>12}{:>20}",
+        "rival", "S/N", "objects", "PSNR wins", "gain, dB", "SSIM wins", "gain"
+    );
+    for row in &report.summary {
+        let Row { rival, low, high, objects, psnr_wins, ssim_wins, psnr_gain, ssim_gain } = row;
+        let bin = high.map_or(format!("> {low}"), |high| format!("{low} - {high}"));
         println!(
-            "\nthe posterior mean beats {rival} in PSNR for {} of {} objects (by {gain:.2} dB on average), stretched for {}, in SSIM for {}",
-            wins(|score| score.psnr),
-            pairs.len(),
-            wins(|score| score.psnr_stretched),
-            wins(|score| score.ssim)
+            "{rival:<18}{bin:>12}{objects:>9}{psnr_wins:>12}{:>10.2} +- {:<4.2}{ssim_wins:>12}{:>11.3} +- {:<5.3}",
+            psnr_gain.value, psnr_gain.error, ssim_gain.value, ssim_gain.error
         );
     }
 }

@@ -6,11 +6,13 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use crate::cli::DONE;
-use crate::cli::simulate::GalaxyArgs;
+use crate::cli::simulate::{GalaxyArgs, OpticsArgs};
 use crate::config::{DeviceKind, SamplerConfig};
 use crate::device::Compute;
+use crate::evaluate::dominance::kept::Kept;
 use crate::evaluate::dominance::{Experiment, Ratio, Row, rises};
 use crate::evaluate::simulate::{Depth, SimulateOptions, Source};
+use crate::io::digest;
 use crate::prior::Prior;
 use crate::report::dominance_picture;
 use crate::sampler;
@@ -36,6 +38,8 @@ pub struct Args {
     /// Sky noise
     #[arg(long, value_enum, default_value = "wide")]
     depth: Depth,
+    #[command(flatten)]
+    optics: OpticsArgs,
     /// Posterior draws at each magnitude
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(4..))]
     draws: u32,
@@ -50,6 +54,12 @@ pub struct Args {
     /// CPU threads of the network
     #[arg(long, default_value_t = 1)]
     threads: u32,
+    /// Uses the first GPU
+    #[arg(long)]
+    cuda: bool,
+    /// Keeps finished blocks of draws in this folder, and goes on from those that are there
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
     /// Draws observations, posterior means and variance ratios
     #[arg(long, value_name = "FILE.png")]
     plot: Option<PathBuf>,
@@ -71,9 +81,13 @@ struct Report {
 
 /// Runs the command and returns the exit code.
 pub fn run(args: &Args) -> Result<i32> {
-    let device = Compute::open(DeviceKind::Cpu, 0, 1, args.threads)?.device;
+    let kind = if args.cuda { DeviceKind::Cuda } else { DeviceKind::Cpu };
+    let compute = Compute::open(kind, 0, 1, args.threads)?;
+    let device = compute.device;
     let prior = Prior::read(&args.prior, device)?;
-    let sampler = sampler::build(&SamplerConfig { steps: args.steps, ..SamplerConfig::default() }, &prior)?;
+    let config = SamplerConfig { steps: args.steps, ..SamplerConfig::default() };
+    let sampler = sampler::build(&config, &prior)?;
+    let kept = args.keep.as_deref().map(|folder| Kept::new(folder, identity(args, &config, &compute)?)).transpose()?;
     let card = &prior.card;
     let (galaxies, images) = args.galaxies.galaxies()?;
     let options = SimulateOptions {
@@ -88,7 +102,7 @@ pub fn run(args: &Args) -> Result<i32> {
         },
         redshifts: [args.redshift; 2],
         magnitudes: [20.0; 2],
-        depth: args.depth,
+        optics: args.optics.optics(args.depth)?,
         correlated: false,
         neighbours: 0.0,
         empty_planes: false,
@@ -97,8 +111,10 @@ pub fn run(args: &Args) -> Result<i32> {
         galaxies,
         images,
         shear: [0.0; 2],
+        inject: None,
     };
     options.grid.check()?;
+    options.optics.check(options.grid.bands.len())?;
     let source = Source::open(&options)?;
     let experiment = Experiment {
         prior: &prior,
@@ -108,6 +124,7 @@ pub fn run(args: &Args) -> Result<i32> {
         draws: args.draws,
         block: args.block,
         device,
+        kept: kept.as_ref(),
     };
     let mut rows = Vec::new();
     for &magnitude in &args.magnitudes {
@@ -134,14 +151,27 @@ pub fn run(args: &Args) -> Result<i32> {
     Ok(DONE)
 }
 
+/// All that draws depend on besides the data. Another program's or another machine's draws are not taken for this one's.
+fn identity(args: &Args, sampler: &SamplerConfig, compute: &Compute) -> Result<serde_json::Value> {
+    let program = std::env::current_exe()
+        .map_err(|error| Error::internal(format!("cannot find the program's own file: {error}")))?;
+    Ok(serde_json::json!({
+        "program": digest::file(&program)?,
+        "prior": digest::file(&args.prior)?,
+        "sampler": sampler,
+        "seed": args.seed,
+        "arithmetic": compute.fingerprint()?,
+    }))
+}
+
 fn print(report: &Report) {
     println!("posterior / prior variance within 30 pixels, {} draws, redshift {}", report.draws, report.redshift);
-    print!("{:>9}{:>13}{:>10}{:>20}", "magnitude", "matched S/N", "mean S/N", "stretched (paper)");
+    print!("{:>9}{:>13}{:>10}{:>20}", "magnitude", "matched S/N", "paper's", "stretched (paper)");
     report.bands.iter().for_each(|band| print!("{:>20}", format!("linear, {band}")));
     println!();
     let ratio = |ratio: &Ratio| format!("{:.4} +- {:.4}", ratio.value, ratio.error);
     for row in &report.rows {
-        let (matched, mean) = (row.matched_signal_to_noise, row.mean_signal_to_noise);
+        let (matched, mean) = (row.matched_signal_to_noise, row.paper_signal_to_noise);
         print!("{:>9}{matched:>13.1}{mean:>10.2}{:>20}", row.magnitude, ratio(&row.stretched));
         row.linear.iter().for_each(|value| print!("{:>20}", ratio(value)));
         println!();

@@ -6,12 +6,13 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use crate::cli::DONE;
+use crate::evaluate::features::{self, Claim};
 use crate::evaluate::recovery::{self, Blank, Object, Response, Row};
 use crate::evaluate::truths::Truths;
 use crate::posterior::Flag;
 use crate::product::run::products;
 use crate::product::{Shard, ShardMeta};
-use crate::report::{Chart, Series};
+use crate::report::{Canvas, Chart, Series, small_multiples};
 use crate::{Error, Result};
 
 /// Arguments of `unseeing evaluate recovery`.
@@ -53,11 +54,19 @@ struct Report {
     rows: Vec<Row>,
     responses: Vec<Response>,
     blank: Option<Blank>,
+    /// Of surveys with injected features.
+    features: Option<Features>,
+}
+
+#[derive(Serialize)]
+struct Features {
+    rows: Vec<features::Row>,
+    claims: Vec<Claim>,
 }
 
 /// Runs the command and returns the exit code.
 pub fn run(args: &Args) -> Result<i32> {
-    let (mut objects, errors, meta) = compare(&args.run, &args.truth)?;
+    let Compared { mut objects, errors, claims, meta } = compare(&args.run, &args.truth)?;
     let mut flagged = 0;
     for name in &args.without {
         let Some(flag) = Flag::ALL.into_iter().find(|flag| flag.name() == name) else {
@@ -71,14 +80,16 @@ pub fn run(args: &Args) -> Result<i32> {
     };
     let responses = match (&args.minus[..], &args.shear[..]) {
         ([], _) => Vec::new(),
-        ([run, truth], &[g1, g2]) => recovery::responses(&objects, &compare(run, truth)?.0, [g1, g2]),
+        ([run, truth], &[g1, g2]) => recovery::responses(&objects, &compare(run, truth)?.objects, [g1, g2]),
         _ => return Err(Error::usage("--shear: expected G1,G2")),
     };
     for object in &mut objects {
         object.quantities.retain(|name, _| args.quantities.contains(name));
     }
     let left_out = objects.iter().filter(|object| object.flags & flagged != 0).count();
-    let report = Report { objects: objects.len(), left_out, rows: recovery::rows(&objects, flagged), responses, blank };
+    let features = (!claims.is_empty()).then(|| Features { rows: features::rows(&claims), claims });
+    let rows = recovery::rows(&objects, flagged);
+    let report = Report { objects: objects.len(), left_out, rows, responses, blank, features };
     if let Some(path) = &args.plot {
         plot(&report.rows)?.save(path)?;
     }
@@ -91,48 +102,64 @@ pub fn run(args: &Args) -> Result<i32> {
     Ok(DONE)
 }
 
-/// All finished objects of a run against their truths, the errors of their Kron fluxes, and what the run's files say.
-fn compare(run: &Path, truth: &Path) -> Result<(Vec<Object>, Vec<f64>, ShardMeta)> {
-    let truths = Truths::open(truth)?;
-    let (mut objects, mut errors, mut meta) = (Vec::new(), Vec::new(), None);
+/// All finished objects of a run against their truths.
+struct Compared {
+    objects: Vec<Object>,
+    /// Errors of their Kron fluxes, reference band.
+    errors: Vec<f64>,
+    /// Where features were injected.
+    claims: Vec<Claim>,
+    /// What the run's files say.
+    meta: ShardMeta,
+}
+
+fn compare(run: &Path, truth_file: &Path) -> Result<Compared> {
+    let truths = Truths::open(truth_file)?;
+    let (mut objects, mut errors, mut claims, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
     for product in products(run)? {
         let shard = Shard::open(&product.path)?;
-        for record in shard.all_numbers() {
+        let meta = &shard.meta;
+        for (index, record) in shard.all_numbers().enumerate() {
             let record = record?;
             let Some(truth) = truths.of(&record.id)? else {
-                return Err(Error::file(truth, format!("there is no truth of object {}", record.id)));
+                return Err(Error::file(truth_file, format!("there is no truth of object {}", record.id)));
             };
-            if let Some(object) = Object::of(&record, &truth, &shard.meta)? {
+            if let Some(object) = Object::of(&record, &truth, meta)? {
                 objects.push(object);
-                errors.push(record.vector("kron_flux_error").get(shard.meta.reference).copied().unwrap_or(f64::NAN));
+                errors.push(record.vector("kron_flux_error").get(meta.reference).copied().unwrap_or(f64::NAN));
+            }
+            if let Some(feature) = truths.feature(&record.id, meta.reference) {
+                claims.extend(Claim::of(&shard.record(index)?, &truth, &feature, meta)?);
             }
         }
-        meta = Some(shard.meta);
+        last = Some(shard.meta);
     }
-    match meta {
-        Some(meta) if !objects.is_empty() => Ok((objects, errors, meta)),
+    match last {
+        Some(meta) if !objects.is_empty() => Ok(Compared { objects, errors, claims, meta }),
         _ => Err(Error::usage(format!("{}: no object is finished yet", run.display()))),
     }
 }
 
-fn plot(rows: &[Row]) -> Result<crate::report::Canvas> {
-    let mut chart = Chart::new("Pull: (mean - truth) / sd, by observed S/N", "observed S/N", "mean pull");
-    chart.log_x = true;
-    let mut series: Vec<Series> = Vec::new();
+/// A panel for each quantity: pulls with their errors, over what was observed, and the line of no bias.
+fn plot(rows: &[Row]) -> Result<Canvas> {
+    let mut panels: Vec<(Chart, Vec<Series>)> = Vec::new();
     for row in rows.iter().filter(|row| row.binned_by == "observed S/N") {
         // The last bin has no upper edge, the first none on a logarithmic axis.
         let low = if row.low > 0.0 { row.low } else { 5.0 };
         let middle = (low * row.high.unwrap_or(4.0 * low)).sqrt();
-        let index = series.iter().position(|series| series.name == row.quantity).unwrap_or_else(|| {
-            series.push(Series { name: row.quantity.clone(), points: Vec::new() });
-            series.len() - 1
+        let known = panels.iter().position(|(chart, _)| chart.title == row.quantity);
+        let index = known.unwrap_or_else(|| {
+            let mut chart = Chart::new(&row.quantity, "observed S/N", "pull");
+            (chart.log_x, chart.width, chart.height) = (true, 400, 280);
+            let none = Series { name: String::new(), points: vec![(5.0, 0.0), (400.0, 0.0)] };
+            panels.push((chart, vec![none, Series { name: String::new(), points: Vec::new() }]));
+            panels.len() - 1
         });
-        // Beside each other, and each with its error bar: up, down and back.
-        let x = middle * 1.03f64.powi(index as i32);
-        let bar = [0.0, 1.0, -1.0, 0.0].map(|errors| (x, row.pull.value + errors * row.pull.error));
-        series[index].points.extend(bar);
+        // Each with its error bar: up, down and back.
+        let bar = [0.0, 1.0, -1.0, 0.0].map(|errors| (middle, row.pull.value + errors * row.pull.error));
+        panels[index].1[1].points.extend(bar);
     }
-    chart.draw(&series)
+    small_multiples(&panels)
 }
 
 fn print(report: &Report, meta: &ShardMeta) {
@@ -165,6 +192,26 @@ fn print(report: &Report, meta: &ShardMeta) {
             "\nshear response of {component} at {shear} ({objects} objects): {:.3} +- {:.3}, of the truth {:.3} +- {:.3}, difference {:.3} +- {:.3}",
             posterior.value, posterior.error, truth.value, truth.error, difference.value, difference.error
         );
+    }
+    if let Some(features) = &report.features {
+        println!(
+            "\ninjected features: mean part of the draws that claim one (part of the objects of which most draws do)"
+        );
+        println!("{:<12}{:>8}{:>28}{:>8}{:>28}", "S/N", "with", "found", "without", "false");
+        for (index, row) in features.rows.iter().enumerate() {
+            let bin = match (index, row.high) {
+                (0, _) => "all".into(),
+                (_, None) => format!("> {}", row.low),
+                (_, Some(high)) => format!("{} - {high}", row.low),
+            };
+            let rate = |rate: &Option<features::Rate>| match rate {
+                Some(features::Rate { objects, claiming, claimed }) => {
+                    format!("{objects:>8}{:>14.3} +- {:.3} ({claimed:.2})", claiming.value, claiming.error)
+                }
+                None => format!("{:>8}{:>28}", 0, ""),
+            };
+            println!("{bin:<12}{}{}", rate(&row.found), rate(&row.false_claims));
+        }
     }
     if let Some(blank) = &report.blank {
         println!(

@@ -4,6 +4,7 @@
 pub mod deconvolve;
 pub mod metrics;
 pub mod reference;
+pub mod summary;
 
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
@@ -91,8 +92,11 @@ impl Observed {
 pub struct Entry {
     pub method: String,
     pub score: Score,
-    /// What was chosen with the reference at hand: iterations, or strength.
+    /// What was chosen with the reference at hand, by the PSNR in linear flux: iterations, or strength.
     pub chosen: Option<f64>,
+    /// The highest PSNR in linear flux and the highest SSIM over all that could be chosen, each by itself.
+    pub best_psnr: f64,
+    pub best_ssim: f64,
     #[serde(skip)]
     pub image: Vec<f64>,
 }
@@ -109,7 +113,8 @@ pub fn compare(
 ) -> Result<Vec<Entry>> {
     let entry = |method: &str, image: &[f64], chosen: Option<f64>| {
         let image = smooth(image);
-        Entry { method: method.into(), score: scoring.score(&image, reference), chosen, image }
+        let score = scoring.score(&image, reference);
+        Entry { method: method.into(), score, chosen, best_psnr: score.psnr, best_ssim: score.ssim, image }
     };
     let mut entries = vec![entry("posterior mean", mean, None)];
     entries.extend(draws.iter().enumerate().map(|(index, draw)| entry(&format!("draw {}", index + 1), draw, None)));
@@ -127,10 +132,15 @@ pub fn compare(
     Ok(entries)
 }
 
-/// Puts the candidate in the place of the best one, if it is better.
+/// Puts the candidate in the place of the best one, if it is better, and keeps the best numbers.
 fn keep(best: &mut Option<Entry>, candidate: Entry) {
+    let (psnr, ssim) = best.as_ref().map_or((f64::MIN, f64::MIN), |best| (best.best_psnr, best.best_ssim));
+    let (psnr, ssim) = (psnr.max(candidate.score.psnr), ssim.max(candidate.score.ssim));
     if best.as_ref().is_none_or(|best| candidate.score.psnr > best.score.psnr) {
         *best = Some(candidate);
+    }
+    if let Some(best) = best {
+        (best.best_psnr, best.best_ssim) = (psnr, ssim);
     }
 }
 

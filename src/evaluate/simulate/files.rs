@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::optics::PITCH;
-use super::{SimulateOptions, SimulatedObject};
+use super::{Feature, SimulateOptions, SimulatedObject};
 use crate::config::{
     CatalogConfig, ColumnsConfig, Config, DataConfig, DeviceKind, FlagsConfig, NeighbourConfig, NoiseConfig,
     NoiseModel, NuisanceConfig, PosteriorConfig, PriorConfig, RunConfig, SamplerConfig, SurveyConfig,
@@ -29,6 +29,7 @@ pub struct Survey<'a> {
     ids: Vec<String>,
     flux: Vec<f32>,
     redshifts: Vec<f64>,
+    features: Vec<Feature>,
 }
 
 impl<'a> Survey<'a> {
@@ -48,7 +49,7 @@ impl<'a> Survey<'a> {
             "# Simulated survey: {} objects, seed {}, depth {:?}, {} noise\nobject_id,ra,dec,redshift{}\n",
             options.objects,
             options.seed,
-            options.depth,
+            options.optics.depth,
             if options.correlated { "correlated" } else { "white" },
             mags("mag")
         );
@@ -56,7 +57,15 @@ impl<'a> Survey<'a> {
             "object_id,kind,redshift,size_kpc,r50_kpc,axis_ratio,bulge_fraction,arms,companions,neighbour{}\n",
             mags("mag")
         );
-        Ok(Survey { options, catalog, truths, ids: Vec::new(), flux: Vec::new(), redshifts: Vec::new() })
+        Ok(Survey {
+            options,
+            catalog,
+            truths,
+            ids: Vec::new(),
+            flux: Vec::new(),
+            redshifts: Vec::new(),
+            features: Vec::new(),
+        })
     }
 
     /// Writes one object's images and notes it in the tables.
@@ -93,6 +102,7 @@ impl<'a> Survey<'a> {
         self.ids.push(id.clone());
         self.flux.extend_from_slice(&object.flux);
         self.redshifts.push(*redshift);
+        self.features.extend(object.feature.clone());
         Ok(())
     }
 
@@ -111,6 +121,21 @@ impl<'a> Survey<'a> {
             let shape = [self.ids.len(), grid.bands.len(), grid.size, grid.size];
             file.rows::<f32>("flux", &shape)?.write(0, shape[0], &self.flux)?;
             file.numbers("redshift", &[self.redshifts.len()], &self.redshifts)?;
+            if let Some(inject) = self.options.inject {
+                let (count, features) = (self.features.len(), &self.features);
+                let places: Vec<f64> = features.iter().flat_map(|feature| feature.place).collect();
+                let flux: Vec<f64> = features.iter().flat_map(|feature| feature.flux.clone()).collect();
+                let added: Vec<u8> = features.iter().map(|feature| u8::from(feature.added)).collect();
+                file.attribute("feature_fwhm_kpc", &crate::io::hdf5::Attribute::Number(inject.fwhm_kpc))?;
+                file.numbers("feature/place", &[count, 2], &places)?;
+                file.numbers("feature/flux", &[count, grid.bands.len()], &flux)?;
+                file.numbers("feature/added", &[count], &added)?;
+            }
+            let bands = grid.bands.iter().enumerate();
+            let noise = bands.map(|(index, band)| self.options.optics.noise_of(band, index)).collect();
+            let sky = (0..grid.bands.len()).map(|band| self.options.optics.sky_of(band)).collect();
+            file.attribute("noise_sd", &crate::io::hdf5::Attribute::Numbers(noise))?;
+            file.attribute("sky", &crate::io::hdf5::Attribute::Numbers(sky))?;
             file.close()
         })?;
         let path = folder.join("config.toml");
@@ -201,7 +226,12 @@ impl<'a> Survey<'a> {
             nuisance: NuisanceConfig::default(),
             prior: PriorConfig { path: prior },
             sampler: SamplerConfig::default(),
-            posterior: PosteriorConfig { samples: options.samples, ..PosteriorConfig::default() },
+            posterior: PosteriorConfig {
+                samples: options.samples,
+                // Features are looked for in draws.
+                keep_draws: if options.inject.is_some() { options.samples } else { 0 },
+                ..PosteriorConfig::default()
+            },
             flags: FlagsConfig::default(),
             run: RunConfig { device: DeviceKind::Cpu, threads: 1, ..RunConfig::default() },
         })

@@ -1,14 +1,11 @@
 //! Where the light of simulated galaxies comes from: procedural galaxies, draws of the prior, images, a point, nothing.
 
-use std::path::PathBuf;
-
 use tch::{Device, Tensor};
 
 use super::SimulateOptions;
+use super::images::read;
 use crate::config::SamplerConfig;
 use crate::evaluate::mock::chain_draws;
-use crate::io::fits::read_image;
-use crate::io::npz::Npz;
 use crate::prior::Prior;
 use crate::random::{BlockNoise, object_seed};
 use crate::sampler;
@@ -31,24 +28,6 @@ pub enum Galaxies {
     Blank,
     /// Images: see --image
     Image,
-}
-
-/// How an image's pixels are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Units {
-    /// Flux per pixel, in any unit that is the same in all bands
-    Flux,
-    /// AB magnitudes per square arcsec; infinite where there is no light
-    Mag,
-}
-
-/// Images to be simulated: one file for each band (or one for all), FITS or npz.
-#[derive(Clone, Debug)]
-pub struct Images {
-    pub paths: Vec<PathBuf>,
-    pub units: Units,
-    /// Pitch of their pixels, kpc.
-    pub pixel_kpc: f64,
 }
 
 /// The light of one galaxy on a grid of its own.
@@ -89,7 +68,7 @@ impl Source {
             Galaxies::Image => {
                 let images =
                     options.images.as_ref().ok_or_else(|| Error::usage("simulate: --galaxies image needs --image"))?;
-                Ok(Source::Many(read(images, bands)?))
+                Ok(Source::Many(read(images, &grid.bands)?))
             }
         }
     }
@@ -121,7 +100,8 @@ impl Clone for Light {
 }
 
 impl Light {
-    fn new(image: Vec<f32>, bands: usize, pixel_kpc: f64) -> Light {
+    /// The light of `[bands, size, size]` pixels of a pitch.
+    pub fn new(image: Vec<f32>, bands: usize, pixel_kpc: f64) -> Light {
         let size = ((image.len() / bands) as f64).sqrt().round() as usize;
         let total = |plane: &[f32]| plane.iter().map(|&value| f64::from(value)).sum();
         let flux = image.chunks(size * size).map(total).collect();
@@ -213,62 +193,6 @@ fn prior_draws(options: &SimulateOptions) -> Result<Vec<Light>> {
         lights.extend(values.chunks(length).map(|image| Light::new(image.to_vec(), grid.bands.len(), grid.pixel_kpc)));
     }
     Ok(lights)
-}
-
-/// Reads images: of one FITS file a band (or one for all bands) one galaxy; of an npz file as many as it has in `images`,
-/// `(N, n, n)` (the same in all bands) or `(N, C, n, n)`. What is not finite, or negative, has no light.
-fn read(images: &Images, bands: usize) -> Result<Vec<Light>> {
-    let [first, rest @ ..] = images.paths.as_slice() else {
-        return Err(Error::usage("simulate: --image needs a file"));
-    };
-    let flux = |value: f32| {
-        let flux = match images.units {
-            Units::Flux => value,
-            Units::Mag => 10f32.powf(-0.4 * value),
-        };
-        if flux.is_finite() && flux > 0.0 { flux } else { 0.0 }
-    };
-    if first.extension().is_some_and(|ending| ending == "npz") {
-        let array = Npz::open(first)?.array("images")?;
-        let values = array.to_f32(first, "images")?;
-        let shape = array.shape.clone();
-        let (repeat, square) = match shape[..] {
-            [_, rows, columns] => (bands, rows == columns),
-            [_, channels, rows, columns] if channels == bands => (1, rows == columns),
-            _ => (0, false),
-        };
-        if !square || shape[0] == 0 {
-            let what =
-                format!("`images` has shape {shape:?}: (N, n, n), or (N, {bands}, n, n) for as many bands, is needed");
-            return Err(Error::file(first, what));
-        }
-        let one = |image: &[f32]| {
-            let image: Vec<f32> = image.iter().map(|&value| flux(value)).collect();
-            Light::new(image.repeat(repeat), bands, images.pixel_kpc)
-        };
-        return Ok(values.chunks(values.len() / shape[0]).map(one).collect());
-    }
-    if !rest.is_empty() && rest.len() + 1 != bands {
-        let count = rest.len() + 1;
-        return Err(Error::usage(format!(
-            "simulate: {count} --image files for {bands} bands: give one for each, or one"
-        )));
-    }
-    let mut image = Vec::new();
-    let mut shape = None;
-    for index in 0..bands {
-        let path = images.paths.get(index).unwrap_or(first);
-        let plane = read_image(path)?;
-        if plane.shape[0] != plane.shape[1] || shape.is_some_and(|shape| shape != plane.shape) {
-            return Err(Error::file(
-                path,
-                format!("a square image, the same in all bands, is needed; found {:?}", plane.shape),
-            ));
-        }
-        shape = Some(plane.shape);
-        image.extend(plane.values.iter().map(|&value| flux(value)));
-    }
-    Ok(vec![Light::new(image, bands, images.pixel_kpc)])
 }
 
 #[cfg(test)]

@@ -15,11 +15,15 @@ use crate::train::stream::Stream;
 use crate::{Error, Result};
 
 mod files;
+mod images;
+mod inject;
 mod light;
 mod optics;
 
-pub use light::{Galaxies, Images, Light, Source, Units};
-pub use optics::Depth;
+pub use images::{Images, Units};
+pub use inject::{Feature, Injection};
+pub use light::{Galaxies, Light, Source};
+pub use optics::{Depth, Optics, Seeing};
 
 /// AB magnitude of 1 nJy.
 const ZERO_POINT_NJY: f64 = 31.4;
@@ -39,7 +43,7 @@ pub struct SimulateOptions {
     pub redshifts: [f64; 2],
     /// Magnitudes in the reddest band but for z and y: i when there is one.
     pub magnitudes: [f64; 2],
-    pub depth: Depth,
+    pub optics: Optics,
     pub correlated: bool,
     /// Probability of a neighbour in the frame.
     pub neighbours: f64,
@@ -53,6 +57,8 @@ pub struct SimulateOptions {
     pub images: Option<Images>,
     /// Reduced shear of all galaxies.
     pub shear: [f64; 2],
+    /// A compact feature that every second galaxy is given.
+    pub inject: Option<Injection>,
 }
 
 /// One object with everything that is known of it.
@@ -69,6 +75,8 @@ pub struct SimulatedObject {
     pub flux: Vec<f32>,
     /// arcsec per pixel of the prior's grid.
     pub theta: f64,
+    /// The feature that it was given, or could have been.
+    pub feature: Option<Feature>,
     /// Whether another galaxy was put into the frame.
     pub neighbour: bool,
     /// Rows and columns of the cutouts, and the target's 0-based position (x, y) in them.
@@ -88,8 +96,16 @@ pub fn simulate(options: &SimulateOptions, mut progress: impl FnMut(&SimulatedOb
     if options.objects == 0 || bounds.iter().any(|[low, high]| !(low <= high && low.is_finite() && high.is_finite())) {
         return Err(Error::usage("simulate: at least one object, and ranges given as LOW,HIGH, are needed"));
     }
-    let mut survey = files::Survey::create(options)?;
+    options.optics.check(options.grid.bands.len())?;
+    let positive = |value: f64| value > 0.0 && value.is_finite();
+    if options.inject.is_some_and(|inject| !(positive(inject.part) && positive(inject.fwhm_kpc))) {
+        return Err(Error::usage(
+            "simulate: an injected feature needs a positive part of the flux and a positive width",
+        ));
+    }
+    // What can go wrong goes wrong before the folder is made.
     let source = Source::open(options)?;
+    let mut survey = files::Survey::create(options)?;
     for index in 0..options.objects {
         let object = object(options, &source, index)?;
         survey.add(&object)?;
@@ -106,15 +122,20 @@ pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<
     let redshift = stream.range(options.redshifts[0], options.redshifts[1]);
     let magnitude = stream.range(options.magnitudes[0], options.magnitudes[1]);
     let (ra, dec) = (stream.range(149.5, 150.5), stream.range(1.7, 2.7));
-    let psfs = grid.bands.iter().map(|band| optics::effective_psf(band, &mut stream)).collect::<Result<Vec<_>>>()?;
+    let psfs = options.optics.psfs(&grid.bands, &mut stream)?;
     let theta = theta(grid.pixel_kpc, redshift)?;
     let side = (grid.size as f64 * theta / optics::PITCH).ceil() as usize + SKY_PIXELS;
     let side = side.clamp(SIDES[0], SIDES[1]);
     let mut jitter = || (side / 2) as f64 + stream.range(-0.5, 0.5);
     let target = [jitter(), jitter()];
 
-    let galaxy = source.light(2 * u64::from(index), grid)?.into_owned().sheared(options.shear);
+    let mut galaxy = source.light(2 * u64::from(index), grid)?.into_owned().sheared(options.shear);
+    let feature = options.inject.map(|inject| inject.apply(&mut galaxy, grid, options.seed, index)).transpose()?;
     let scale = amplitude(&galaxy, grid, magnitude);
+    let feature = feature.map(|feature| {
+        let flux = feature.flux.iter().map(|flux| flux * scale).collect();
+        Feature { flux, ..feature }
+    });
     let mut images = observe(&galaxy, scale, redshift, target, side, &psfs)?;
     let neighbour = stream.chance(options.neighbours);
     if neighbour {
@@ -131,9 +152,10 @@ pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<
     }
     let mut noise = Vec::new();
     for (band, (name, image)) in grid.bands.iter().zip(&mut images).enumerate() {
-        let sigma = optics::sky_noise(name, options.depth);
+        let sigma = options.optics.noise_of(name, band);
+        let level = options.optics.sky_of(band) as f32;
         let sky = optics::noise(options.seed, &id, band as u32, [side, side], sigma, options.correlated);
-        image.iter_mut().zip(&sky).for_each(|(sum, value)| *sum += value);
+        image.iter_mut().zip(&sky).for_each(|(sum, value)| *sum += value + level);
         noise.push(sigma);
     }
     let flux = galaxy.on_grid(grid.size, grid.pixel_kpc, scale);
@@ -151,6 +173,7 @@ pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<
         truth,
         flux,
         theta,
+        feature,
         neighbour,
         shape,
         target,

@@ -10,7 +10,7 @@ fn options(folder: PathBuf) -> SimulateOptions {
         grid: Grid::demonstration(),
         redshifts: [0.1, 0.6],
         magnitudes: [18.5, 22.0],
-        depth: Depth::UltraDeep,
+        optics: Optics::hsc(Depth::UltraDeep),
         correlated: true,
         neighbours: 0.0,
         empty_planes: false,
@@ -19,6 +19,7 @@ fn options(folder: PathBuf) -> SimulateOptions {
         galaxies: Galaxies::Procedural,
         images: None,
         shear: [0.0, 0.0],
+        inject: None,
     }
 }
 
@@ -105,7 +106,7 @@ fn all_sources_have_their_flux() {
     };
     crate::io::fits::write_images(&path, &[image]).unwrap();
     for galaxies in [Galaxies::Prior, Galaxies::Point, Galaxies::Image, Galaxies::Blank] {
-        let images = Images { paths: vec![path.clone()], units: Units::Mag, pixel_kpc: 0.3 };
+        let images = Images { paths: vec![path.clone()], units: Some(Units::Mag), pixel_kpc: Some(0.3) };
         let options = SimulateOptions {
             objects: 1,
             galaxies: galaxies.clone(),
@@ -124,4 +125,176 @@ fn all_sources_have_their_flux() {
         assert!((total(&object.images[2]) - expected).abs() < 1e-3 * expected + 12.0 * noise, "{galaxies:?}");
         assert_eq!(object.magnitudes[2].is_finite(), galaxies != Galaxies::Blank);
     }
+}
+
+/// Part of the flux that may be lost or gained between a source and its image.
+const FLUX: f64 = 1e-5;
+
+fn total(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value)).sum()
+}
+
+/// A FITS file as of the TNG simulations: a magnitude image for each band, in an extension of its own, and others between.
+fn photo(path: &std::path::Path, magnitudes: &[(&str, f32)], size: usize) {
+    use crate::io::fits::{Keyword, NewImage, Pixels, write_images};
+    let planes: Vec<Vec<f32>> = magnitudes
+        .iter()
+        .map(|(_, magnitude)| {
+            let at = |index: usize| ((index % size) as f64 - 30.0).hypot((index / size) as f64 - 30.0);
+            let value = |index| if at(index) < 24.0 { magnitude + 0.1 * at(index) as f32 } else { f32::INFINITY };
+            (0..size * size).map(value).collect()
+        })
+        .collect();
+    let shape = [size, size];
+    let images: Vec<NewImage> = magnitudes
+        .iter()
+        .zip(&planes)
+        .map(|((name, _), plane)| NewImage {
+            name,
+            shape: &shape,
+            pixels: Pixels::Floats(plane),
+            wcs: None,
+            keywords: vec![
+                Keyword::text("BUNIT", "AB mag/arcsec2", ""),
+                Keyword::text("CTYPE1", "pc", ""),
+                Keyword::number("CDELT1", 400.0, ""),
+            ],
+        })
+        .collect();
+    write_images(path, &images).unwrap();
+}
+
+/// Without noise, what arrives on a detector that is large enough is what was sent, for each source of light.
+#[test]
+fn every_source_keeps_its_flux_through_seeing_and_sampling() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shalo_091-1_v0_photo.fits");
+    let bands = [("SUBARU_HSC.G", 22.0), ("SUBARU_HSC.R", 21.5), ("CFHT_MEGACAM.R", 10.0), ("SUBARU_HSC.I", 20.5)];
+    photo(&path, &bands, 60);
+    let images = Images { paths: vec![path], units: None, pixel_kpc: None };
+    let seeing = Seeing::Moffat { fwhm: vec![0.6, 0.7, 0.9], beta: 3.0 };
+    for galaxies in [Galaxies::Procedural, Galaxies::Prior, Galaxies::Point, Galaxies::Image, Galaxies::Blank] {
+        let options = SimulateOptions {
+            objects: 1,
+            galaxies: galaxies.clone(),
+            images: Some(images.clone()),
+            optics: Optics { seeing: seeing.clone(), ..Optics::hsc(Depth::Wide) },
+            ..options("unused".into())
+        };
+        let light = Source::open(&options).unwrap().light(0, &options.grid).unwrap().into_owned();
+        let psfs = options.optics.psfs(&options.grid.bands, &mut Stream::new(1, "x", 0, Purpose::Evaluation)).unwrap();
+        // 102 kpc at a redshift of 0.4 are 19 arcsec, 113 pixels; the PSFs reach 27 pixels further.
+        let seen = observe(&light, 3.0, 0.4, [110.3, 109.6], 220, &psfs).unwrap();
+        for (band, image) in seen.iter().enumerate() {
+            let expected = 3.0 * light.flux[band];
+            let found = total(image);
+            assert!((found - expected).abs() <= FLUX * expected, "{galaxies:?}: {found} for {expected}");
+        }
+    }
+}
+
+/// Bands are found by the extensions' names, and units and pitch are those of the header.
+#[test]
+fn the_tng_layout_is_read_by_its_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shalo_091-1_v0_photo.fits");
+    // Out of order, and with a filter that is not HSC's.
+    photo(
+        &path,
+        &[("SUBARU_HSC.I", 20.5), ("CFHT_MEGACAM.R", 10.0), ("SUBARU_HSC.G", 22.0), ("SUBARU_HSC.R", 21.5)],
+        60,
+    );
+    let one = Images { paths: vec![path.clone()], units: None, pixel_kpc: None };
+    let bands = ["g", "r", "i"].map(String::from);
+    let lights = images::read(&one, &bands).unwrap();
+    assert_eq!((lights.len(), lights[0].size), (1, 60));
+    assert!((lights[0].pixel_kpc - 0.4).abs() < 1e-12, "{}", lights[0].pixel_kpc);
+    // Half a magnitude and one magnitude between the bands.
+    let colour = |a: usize, b: usize| -2.5 * (lights[0].flux[a] / lights[0].flux[b]).log10();
+    assert!(
+        (colour(0, 1) - 0.5).abs() < 1e-5 && (colour(1, 2) - 1.0).abs() < 1e-5,
+        "{} {}",
+        colour(0, 1),
+        colour(1, 2)
+    );
+    let several = Images { paths: vec![path.clone(), path.clone()], ..one.clone() };
+    assert_eq!(images::read(&several, &bands).unwrap().len(), 2);
+    let error = images::read(&one, &["z".to_string()]).err().unwrap().to_string();
+    assert!(error.contains("no extension SUBARU_HSC.Z") && error.contains("SUBARU_HSC.G"), "{error}");
+    // An option goes before the header.
+    let told = Images { units: Some(Units::Flux), pixel_kpc: Some(0.1), ..one };
+    let light = &images::read(&told, &bands[..1]).unwrap()[0];
+    assert!(light.pixel_kpc == 0.1 && light.image[30 * 60 + 30] > 20.0);
+}
+
+/// A real snapshot of a radiative-transfer simulation: header and magnitudes as they are in the wild.
+#[test]
+fn a_skirt_snapshot_is_read_without_options() {
+    let place = |band| format!("../shared/data/simulated/photo_{band}_CNN_G2G3_e-orbit_1_186_i0_total.fits.gz");
+    let paths: Vec<PathBuf> = ["g", "r", "i"].map(|band| place(band).into()).to_vec();
+    if !paths[0].exists() {
+        println!("SKIPPED: needs ../shared");
+        return;
+    }
+    let images = Images { paths, units: None, pixel_kpc: None };
+    let light = &images::read(&images, &["g", "r", "i"].map(String::from)).unwrap()[0];
+    assert!((light.size, (light.pixel_kpc - 0.09765625).abs() < 1e-12) == (512, true));
+    let colour = -2.5 * (light.flux[0] / light.flux[2]).log10();
+    assert!((0.0..2.0).contains(&colour), "g - i = {colour}");
+    let coarse = light.on_grid(64, 0.8, 1.0);
+    assert!((total(&coarse[..4096]) / light.flux[0] - 1.0).abs() < FLUX, "51 kpc hold all of its 50");
+}
+
+#[test]
+fn archives_of_images_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("images.npz");
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    zip.start_file("images.npy", zip::write::SimpleFileOptions::default()).unwrap();
+    let mut header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, 8, 8), }".to_string();
+    header += &" ".repeat(127 - (10 + header.len()) % 64 % 64);
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    (0..2 * 3 * 64).for_each(|value| bytes.extend((value as f32).to_le_bytes()));
+    std::io::Write::write_all(&mut zip, &bytes).unwrap();
+    zip.finish().unwrap();
+    let images = Images { paths: vec![path], units: None, pixel_kpc: Some(0.5) };
+    let bands = ["g", "r", "i"].map(String::from);
+    let lights = images::read(&images, &bands).unwrap();
+    assert_eq!((lights.len(), lights[1].size), (2, 8));
+    assert_eq!((lights[1].image[0], lights[1].flux[2]), (192.0, (320..384).sum::<i32>() as f64));
+    let error = images::read(&images, &bands[..2]).err().unwrap().to_string();
+    assert!(error.contains("(N, 2, n, n)"), "{error}");
+    let error = images::read(&Images { pixel_kpc: None, ..images }, &bands).err().unwrap();
+    assert!(error.exit_code() == 2 && error.to_string().contains("--image-kpc"), "{error}");
+}
+
+/// Noise and sky level are those that were asked for, and the truths say so.
+#[test]
+fn noise_and_sky_are_those_that_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let optics = Optics { noise: vec![2.0, 3.0, 4.0], sky: vec![-0.5], ..Optics::hsc(Depth::Wide) };
+    let options = SimulateOptions {
+        objects: 1,
+        galaxies: Galaxies::Blank,
+        correlated: false,
+        optics,
+        ..options(folder.path().join("survey"))
+    };
+    let object = of(&options, 0).unwrap();
+    for (image, noise) in object.images.iter().zip([2.0, 3.0, 4.0]) {
+        let count = image.len() as f64;
+        let mean = total(image) / count;
+        let sd = (image.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count).sqrt();
+        // Five standard errors.
+        assert!((mean + 0.5).abs() < 5.0 * noise / count.sqrt(), "{mean}");
+        assert!((sd / noise - 1.0).abs() < 5.0 / (2.0 * count).sqrt(), "{sd}");
+    }
+    simulate(&options, |_| {}).unwrap();
+    let truth = crate::io::hdf5::Reader::open(&options.folder.join("truth.hdf5")).unwrap();
+    let numbers = |name| truth.attribute("", name).unwrap();
+    assert_eq!(numbers("noise_sd"), Some(crate::io::hdf5::Attribute::Numbers(vec![2.0, 3.0, 4.0])));
+    assert_eq!(numbers("sky"), Some(crate::io::hdf5::Attribute::Numbers(vec![-0.5; 3])));
 }

@@ -2,11 +2,14 @@
 //! same, and how much of the prior's variance the data leave. Noise, sampler and geometry use the same random numbers at
 //! all magnitudes, so that differences are those of the magnitude.
 
+pub mod kept;
+
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use super::simulate::{SimulateOptions, SimulatedObject, Source, object};
 use crate::forward::{Field, GalaxyLikelihood, GalaxyLikelihoodInput, Likelihood, NuisancePrior, SkyNoise};
+use crate::io::digest;
 use crate::posterior::variance_ratio::PAPER_RADIUS;
 use crate::prior::Prior;
 use crate::prior::card::Normalisation;
@@ -14,6 +17,7 @@ use crate::random::BlockNoise;
 use crate::sampler::{self, Problem, Sampler, to_vec};
 use crate::sky::cosmology::theta_arcsec;
 use crate::{Error, Result};
+use kept::{Block, Kept};
 
 /// HSC's pixel, arcsec, as the simulator has it.
 const PITCH: f64 = 0.168;
@@ -31,6 +35,8 @@ pub struct Experiment<'a> {
     pub draws: u32,
     pub block: u32,
     pub device: Device,
+    /// Where finished blocks of draws are kept, to go on from.
+    pub kept: Option<&'a Kept>,
 }
 
 /// A number with its Monte Carlo error, by the jackknife over draws.
@@ -47,8 +53,11 @@ pub struct Row {
     pub magnitude: f64,
     /// (sum model^2 / variance)^(1/2) over the reference band: that of a matched filter.
     pub matched_signal_to_noise: f64,
-    /// Mean of the noisy observation, reference band, over the standard deviation of its noise, within 30 prior pixels.
-    pub mean_signal_to_noise: f64,
+    /// The paper's: noisy observation over the standard deviation of its noise, per detector pixel, averaged within 30
+    /// pixels of the target and then over the bands. The averages are those of the notebook that was published with it
+    /// (`DPS_hallucinations.ipynb`: "Average SNR in central circular region"); that the circle is on the detector's pixels,
+    /// and what exactly is averaged, is our reading.
+    pub paper_signal_to_noise: f64,
     /// Posterior / prior variance in linear flux at fixed amplitude within 30 pixels, band by band.
     pub linear: Vec<Ratio>,
     /// The paper's number: stretched space, mean of the bands.
@@ -78,21 +87,18 @@ impl Experiment<'_> {
         let reference = self.prior.card.normalisation.reference();
         let (mut unit, mut stretched) = (Draws::default(), Draws::default());
         let mut mean = vec![0.0f64; seen.flux.len()];
+        let data = data_digest(&seen);
         for first in (0..self.draws).step_by(self.block as usize) {
             let count = self.block.min(self.draws - first);
-            let noise = BlockNoise::new(self.options.seed, "dominance", first, count);
-            let denoiser = self.prior.denoiser.as_ref();
-            let problem = Problem { denoiser, likelihood: Some(&likelihood), noise, device: self.device };
-            let draws = sampler::run(self.sampler, &problem)?;
-            let each = |tensor: &Tensor| -> Result<Vec<Vec<f32>>> {
-                let values = to_vec(tensor)?;
-                Ok(values.chunks(values.len() / count as usize).map(<[f32]>::to_vec).collect())
-            };
-            unit.images.extend(each(&likelihood.unit(&draws)?)?);
-            stretched.images.extend(each(&draws.image)?);
-            for image in each(&likelihood.flux(&draws)?)? {
-                mean.iter_mut().zip(&image).for_each(|(sum, &value)| *sum += f64::from(value) / f64::from(self.draws));
+            let block = self.block_of(&likelihood, magnitude, &data, (first, count))?;
+            let each =
+                |values: &[f32]| values.chunks(values.len() / count as usize).map(<[f32]>::to_vec).collect::<Vec<_>>();
+            for (image, &amplitude) in each(&block.unit).iter().zip(&block.amplitude) {
+                let part = f64::from(amplitude) / f64::from(self.draws);
+                mean.iter_mut().zip(image).for_each(|(sum, &value)| *sum += part * f64::from(value));
             }
+            unit.images.extend(each(&block.unit));
+            stretched.images.extend(each(&block.stretched));
         }
         let size = self.prior.card.size as usize;
         let area = size * size;
@@ -111,21 +117,14 @@ impl Experiment<'_> {
         let [my, mx] = field.shape.map(|side| side as usize);
         let plane = my * mx;
         let data = to_vec(likelihood.data())?;
-        let model =
-            to_vec(&likelihood.operator().apply(&tensor(&seen.flux, [1, bands as i64, size as i64, size as i64])?)?)?;
-        let sd = seen.noise[reference];
+        let truth = tensor(&seen.flux, [1, bands as i64, size as i64, size as i64])?.f_to_device(self.device)?;
+        let model = to_vec(&likelihood.operator().apply(&truth)?)?;
         let own = reference * plane..(reference + 1) * plane;
-        let power: f64 = model[own.clone()].iter().map(|&value| f64::from(value).powi(2)).sum();
-        let reach = PAPER_RADIUS * field.prior_pitch / field.detector_pitch;
-        let near = |index: &usize| {
-            let (x, y) = ((index % mx) as f64 - field.target[0], (index / mx) as f64 - field.target[1]);
-            x.hypot(y) <= reach
-        };
-        let circle: Vec<f64> = (0..plane).filter(near).map(|index| f64::from(data[own.start + index])).collect();
+        let power: f64 = model[own].iter().map(|&value| f64::from(value).powi(2)).sum();
         Ok(Row {
             magnitude,
-            matched_signal_to_noise: power.sqrt() / sd,
-            mean_signal_to_noise: circle.iter().sum::<f64>() / circle.len() as f64 / sd,
+            matched_signal_to_noise: power.sqrt() / seen.noise[reference],
+            paper_signal_to_noise: paper_signal_to_noise(&data, &seen.noise, &field),
             linear,
             stretched: stretched.ratio(&prior_stretched, &everywhere),
             images: Images {
@@ -135,6 +134,36 @@ impl Experiment<'_> {
                 ratio: variance.iter().zip(&prior_unit).map(|(own, prior)| (own / prior) as f32).collect(),
             },
         })
+    }
+
+    /// Draws of one block: those that are kept, or new ones.
+    fn block_of(
+        &self,
+        likelihood: &GalaxyLikelihood,
+        magnitude: f64,
+        data: &str,
+        (first, count): (u32, u32),
+    ) -> Result<Block> {
+        let place = self.kept.map(|kept| kept.place(magnitude, data, first, count));
+        let pixels = self.prior.denoiser.shape().iter().product::<i64>() as usize;
+        if let Some(place) = &place
+            && let Some(block) = kept::read(place, count as usize, pixels)?
+        {
+            return Ok(block);
+        }
+        let noise = BlockNoise::new(self.options.seed, "dominance", first, count);
+        let denoiser = self.prior.denoiser.as_ref();
+        let problem = Problem { denoiser, likelihood: Some(likelihood), noise, device: self.device };
+        let draws = sampler::run(self.sampler, &problem)?;
+        let block = Block {
+            unit: to_vec(&likelihood.unit(&draws)?)?,
+            stretched: to_vec(&draws.image)?,
+            amplitude: to_vec(&draws.ln_amplitude.f_exp()?)?,
+        };
+        if let Some(place) = &place {
+            kept::write(place, &block)?;
+        }
+        Ok(block)
     }
 
     fn likelihood(&self, seen: &SimulatedObject) -> Result<GalaxyLikelihood> {
@@ -179,6 +208,29 @@ impl Experiment<'_> {
             kind: Kind::Float,
         })
     }
+}
+
+/// Digest of all that a posterior depends on besides prior and sampler.
+fn data_digest(seen: &SimulatedObject) -> String {
+    let images = seen.images.iter().flatten().chain(&seen.flux).flat_map(|value| value.to_le_bytes());
+    let psfs = seen.psfs.iter().flat_map(|psf| psf.values()).chain(&seen.noise).chain(&seen.target);
+    let numbers = psfs.chain([&seen.redshift]).flat_map(|value| value.to_le_bytes());
+    digest::bytes(&images.chain(numbers).collect::<Vec<u8>>())
+}
+
+/// See `Row::paper_signal_to_noise`: `data` are `[C, my, mx]`, `noise` one number a band.
+fn paper_signal_to_noise(data: &[f32], noise: &[f64], field: &Field) -> f64 {
+    let [_, width] = field.shape.map(|side| side as usize);
+    let near = |index: usize| {
+        let (x, y) = ((index % width) as f64 - field.target[0], (index / width) as f64 - field.target[1]);
+        x.hypot(y) <= PAPER_RADIUS
+    };
+    let planes = data.chunks(data.len() / noise.len()).zip(noise);
+    let means = planes.map(|(plane, sd)| {
+        let inside: Vec<f64> = (0..plane.len()).filter(|&at| near(at)).map(|at| f64::from(plane[at]) / sd).collect();
+        inside.iter().sum::<f64>() / inside.len() as f64
+    });
+    means.sum::<f64>() / noise.len() as f64
 }
 
 fn tensor<const N: usize>(values: &[f32], shape: [i64; N]) -> Result<Tensor> {
@@ -265,11 +317,21 @@ mod tests {
     }
 
     #[test]
+    fn the_papers_signal_to_noise_is_a_mean_over_pixels_and_bands() {
+        // 90 x 90 pixels: 4 within 30 pixels of the target, 100 beyond; a second band of half of it at twice the noise.
+        let field = Field { size: 1, prior_pitch: 1.0, detector_pitch: 1.0, target: [44.0, 45.0], shape: [90, 90] };
+        let place = |index: usize| ((index % 90) as f64 - 44.0).hypot((index / 90) as f64 - 45.0);
+        let first = (0..8100).map(|index| if place(index) <= 30.0 { 4.0 } else { 100.0 });
+        let data: Vec<f32> = first.clone().chain(first.map(|value| value / 2.0)).collect();
+        assert!((paper_signal_to_noise(&data, &[1.0, 2.0], &field) - 2.5).abs() < 1e-9);
+    }
+
+    #[test]
     fn a_rise_is_judged_within_its_errors() {
         let row = |value: f64| Row {
             magnitude: 18.0,
             matched_signal_to_noise: 1.0,
-            mean_signal_to_noise: 1.0,
+            paper_signal_to_noise: 1.0,
             linear: Vec::new(),
             stretched: Ratio { value, error: 0.01 },
             images: Images::default(),
