@@ -18,7 +18,8 @@ use crate::{Error, Result};
 const FORMAT: u32 = 2;
 
 /// Config keys that do not touch the products and may be changed after planning.
-const FREE_KEYS: [&str; 4] = ["survey.folder", "run.journal_interval", "run.hang_timeout", "run.claim_timeout"];
+const FREE_KEYS: [&str; 5] =
+    ["survey.folder", "run.journal_interval", "run.hang_timeout", "run.claim_timeout", "run.time_limit"];
 
 /// A file that the products depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
