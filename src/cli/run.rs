@@ -52,10 +52,10 @@ pub fn run(args: Args) -> Result<i32> {
     let stop = signals::stop_flag()?;
     cluster::abort_on_panic();
     let comm = cluster::join()?;
+    start_log(comm.as_ref(), args.log_json.as_deref());
     if comm.rank() == 0 {
         signals::stop_before_the_end(&stop);
     }
-    start_log(comm.as_ref(), args.log_json.as_deref());
     failpoint::at("run.joined")?;
     let options = Options {
         config: args.config,

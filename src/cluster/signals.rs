@@ -43,6 +43,10 @@ pub fn stop_before_the_end(flag: &Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let Some(mut left) = time_left(&job).filter(|left| !left.is_zero()) else { return };
         let margin = MARGIN.min(left / 10);
+        let (left_now, early) = (left.as_secs(), margin.as_secs());
+        tracing::info!(
+            "the job's time is over, by squeue, in {left_now} s: it stops {early} s before, if not told so earlier"
+        );
         loop {
             std::thread::sleep(left.saturating_sub(margin));
             // Nobody answers any more: the time that was told counts.
