@@ -335,6 +335,8 @@ pub struct RunConfig {
     pub hang_timeout: f64,
     /// Seconds after which another job may take an untouched shard.
     pub claim_timeout: f64,
+    /// Seconds after which a job stops by itself, to be run again: where no Slurm tells when its time is over.
+    pub time_limit: Option<f64>,
 }
 
 impl Default for RunConfig {
@@ -345,6 +347,7 @@ impl Default for RunConfig {
             journal_interval: 60.0,
             hang_timeout: 300.0,
             claim_timeout: 600.0,
+            time_limit: None,
         }
     }
 }

@@ -41,6 +41,12 @@ pub fn prepare_environment() {
     }
 }
 
+/// MKL's code path, as this process was told or will be.
+pub fn mkl_path() -> String {
+    let [_, (name, value)] = ENVIRONMENT;
+    std::env::var(name).unwrap_or_else(|_| value.into())
+}
+
 /// A device made ready for the calling thread.
 #[derive(Clone, Debug)]
 pub struct Compute {

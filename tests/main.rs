@@ -16,6 +16,8 @@ mod crash;
 mod disk;
 #[path = "suite/doctor.rs"]
 mod doctor;
+#[path = "suite/estimate.rs"]
+mod estimate;
 #[path = "suite/evaluate.rs"]
 mod evaluate;
 #[path = "suite/failpoints.rs"]

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{DONE, SOME_FAILED};
 use crate::config::Config;
+use crate::survey::estimate::{self, estimate};
 use crate::survey::folder::Folder;
 use crate::survey::pack::check_inputs;
 use crate::survey::plan::Plan;
@@ -15,6 +16,8 @@ use crate::{Error, Result};
 
 /// Objects whose inputs a new plan is tried with.
 const LOOKED_AT: u64 = 1000;
+/// Objects that a survey planned before is looked at with, for the sizes of its inputs.
+const GLANCED_AT: u64 = 20;
 
 /// Arguments of `unseeing plan`.
 #[derive(ClapArgs)]
@@ -24,6 +27,12 @@ pub struct Args {
     /// Read the inputs of every object, and tell which cannot be used; without it, of 1000 objects at most
     #[arg(long)]
     check_inputs: bool,
+    /// Seconds that one worker (GPU) takes for an object, for the estimate of the time
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    seconds_per_object: Option<f64>,
+    /// Take the rate, and the size of the products, from the receipts of this earlier run (its folder or config)
+    #[arg(long, value_name = "RUN")]
+    like: Option<PathBuf>,
     /// Report as JSON
     #[arg(long)]
     json: bool,
@@ -34,27 +43,33 @@ pub fn run(args: Args) -> Result<i32> {
     let config = Config::read(&args.config)?;
     let folder = Folder::new(&config.survey.folder);
     let (plan, new) = Plan::ensure(&config, &folder, || read_targets(&config))?;
-    // What is planned already has been looked at.
-    let rows = if args.check_inputs { None } else { Some(if new { LOOKED_AT } else { 0 }) };
-    let inputs = match rows {
-        Some(0) => None,
-        rows => match check_inputs(&config, &folder, &plan, rows) {
-            Ok(checked) => Some(checked),
-            // Nobody has asked for the look: the plan stands without it.
-            Err(error) if !args.check_inputs => {
+    let rows = if args.check_inputs { None } else { Some(if new { LOOKED_AT } else { GLANCED_AT }) };
+    let looked = match check_inputs(&config, &folder, &plan, rows) {
+        Ok(checked) => Some(checked),
+        // Nobody has asked for the look: the plan stands without it.
+        Err(error) if !args.check_inputs => {
+            if new {
                 eprintln!("the inputs could not be looked at: {error}");
-                None
             }
-            Err(error) => return Err(error),
-        },
+            None
+        }
+        Err(error) => return Err(error),
     };
+    let measured = match &args.like {
+        Some(run) => Some(estimate::earlier(run, &plan, &config)?),
+        None => estimate::measured(&folder, &plan, &config)?,
+    };
+    let estimate = estimate(&config, &plan, looked.as_ref(), args.seconds_per_object, measured.as_ref());
+    // What is planned already has been looked at, and may have been packed and removed since.
+    let inputs = looked.filter(|_| new || args.check_inputs);
     let bad = inputs.as_ref().map_or(0, |inputs| inputs.bad);
     let code = if args.check_inputs && bad > 0 { SOME_FAILED } else { DONE };
     if args.json {
         let report = json!({
             "name": plan.name, "folder": folder.root(), "new": new, "digest": plan.digest()?, "objects": plan.objects,
             "shards": plan.shards.len(), "samples": plan.samples, "block": plan.block, "threads": plan.threads,
-            "cpu_capability": plan.cpu_capability, "catalog": plan.catalog, "prior": plan.prior, "inputs": inputs,
+            "cpu_capability": plan.cpu_capability, "catalog": plan.catalog, "prior": plan.prior, "code": plan.code, "inputs": inputs,
+            "estimate": estimate,
         });
         println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?);
         return Ok(code);
@@ -62,9 +77,17 @@ pub fn run(args: Args) -> Result<i32> {
     println!("{} {}", if new { "planned" } else { "already planned:" }, folder.root().display());
     println!("{} objects in {} shards", plan.objects, plan.shards.len());
     println!("{} samples each, in blocks of {}", plan.samples, plan.block);
+    estimate::words(&estimate).iter().for_each(|line| println!("{line}"));
     if let Some(inputs) = inputs {
         println!("inputs of {} objects were read, {} of them cannot be used", inputs.rows, inputs.bad);
         inputs.reasons.iter().for_each(|(id, reason)| println!("  {id}: {reason}"));
     }
     Ok(code)
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && f64::is_finite(seconds) => Ok(seconds),
+        _ => Err("is no number above zero".into()),
+    }
 }

@@ -47,12 +47,15 @@ enum EngineKind {
 
 /// Runs the command and returns the exit code.
 pub fn run(args: Args) -> Result<i32> {
+    let begun = std::time::Instant::now();
     // First of all, so that a signal during start-up is not lost.
     let stop = signals::stop_flag()?;
-    signals::stop_before_the_end(&stop);
     cluster::abort_on_panic();
     let comm = cluster::join()?;
     start_log(comm.as_ref(), args.log_json.as_deref());
+    if comm.rank() == 0 {
+        signals::stop_before_the_end(&stop);
+    }
     failpoint::at("run.joined")?;
     let options = Options {
         config: args.config,
@@ -65,6 +68,7 @@ pub fn run(args: Args) -> Result<i32> {
             EngineKind::Toy => Arc::new(PlainWriter),
         },
         stop,
+        begun,
     };
     let outcome = survey::run::run(comm.as_ref(), &options);
     failpoint::at("run.leaving")?;

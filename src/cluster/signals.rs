@@ -1,5 +1,5 @@
 //! What asks for a graceful stop: the signals USR1 (which mpirun and srun forward), TERM, and INT (a second INT kills); and the
-//! end of the job's time, where Slurm tells it.
+//! end of the job's time, where Slurm or the config tells it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,17 +28,45 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// Raises the flag before the time of the Slurm job is over, if this process is in one that has an end.
+/// Raises the flag before the time of the Slurm job is over, if this process is in one that has an end: by
+/// SLURM_JOB_END_TIME, or where that is not set by `squeue`, which is asked again when the time seems to be over, since an
+/// operator may have given more. For one rank of a job: Slurm's controller is not to be asked by hundreds.
 pub fn stop_before_the_end(flag: &Arc<AtomicBool>) {
     let end = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|text| text.trim().parse().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     if let Some(left) = end.and_then(|end: u64| working_time(Duration::from_secs(end), now)) {
-        let flag = flag.clone();
-        std::thread::spawn(move || {
-            std::thread::sleep(left);
-            flag.store(true, Ordering::SeqCst);
-        });
+        stop_after(flag, left);
+        return;
     }
+    let Ok(job) = std::env::var("SLURM_JOB_ID") else { return };
+    let flag = flag.clone();
+    std::thread::spawn(move || {
+        let Some(mut left) = time_left(&job).filter(|left| !left.is_zero()) else { return };
+        let margin = MARGIN.min(left / 10);
+        let (left_now, early) = (left.as_secs(), margin.as_secs());
+        tracing::info!(
+            "the job's time is over, by squeue, in {left_now} s: it stops {early} s before, if not told so earlier"
+        );
+        loop {
+            std::thread::sleep(left.saturating_sub(margin));
+            // Nobody answers any more: the time that was told counts.
+            left = time_left(&job).unwrap_or_default();
+            // squeue counts whole seconds.
+            if left <= margin + Duration::from_secs(1) {
+                flag.store(true, Ordering::SeqCst);
+                return;
+            }
+        }
+    });
+}
+
+/// Raises the flag after a time.
+pub fn stop_after(flag: &Arc<AtomicBool>, time: Duration) {
+    let flag = flag.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
+        flag.store(true, Ordering::SeqCst);
+    });
 }
 
 /// How long to work before the end; `None` for an end that is past, which is another job's (the environment was inherited).
@@ -47,9 +75,36 @@ fn working_time(end: Duration, now: Duration) -> Option<Duration> {
     Some(left - MARGIN.min(left / 10))
 }
 
+/// The time that a job has left by `squeue`; `None` if there is no squeue, no such job, or no limit.
+fn time_left(job: &str) -> Option<Duration> {
+    let output = std::process::Command::new("squeue").args(["-h", "-j", job, "-o", "%L"]).output().ok()?;
+    parse_time(String::from_utf8_lossy(&output.stdout).lines().next()?)
+}
+
+/// Slurm's `[days-]hours:minutes:seconds`, or `minutes:seconds`; `None` for its words (UNLIMITED, INVALID).
+fn parse_time(text: &str) -> Option<Duration> {
+    let (days, clock) = text.trim().split_once('-').unwrap_or(("0", text.trim()));
+    let parts = clock.split(':').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>()?;
+    let (2 | 3) = parts.len() else { return None };
+    let seconds = parts.iter().fold(0, |sum, part| sum * 60 + part);
+    Some(Duration::from_secs(days.parse::<u64>().ok()? * 86_400 + seconds))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_slurm_are_read() {
+        let seconds = |text| parse_time(text).map(|time| time.as_secs());
+        assert_eq!(
+            (seconds("9:59"), seconds(" 19:58:01\n"), seconds("2-00:00:10")),
+            (Some(599), Some(71_881), Some(172_810))
+        );
+        for text in ["UNLIMITED", "INVALID", "", "17", "a-1:00:00", "-1:00"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn work_ends_before_the_job_does() {

@@ -9,6 +9,9 @@ use crate::posterior::residual::BINS;
 use crate::posterior::variance_ratio::RING;
 use crate::{Error, Result};
 
+/// Bytes that a text (an id, a reason) takes in a file, on average: its characters and HDF5's reference to them.
+const TEXT: u64 = 48;
+
 /// The lengths of the axes in one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lengths {
@@ -38,6 +41,20 @@ impl Lengths {
             Axis::Ring => self.size / (2 * RING),
             Axis::Frequency => BINS,
         }
+    }
+
+    /// Bytes of all rows of all datasets, before compression; a text counts as `TEXT` bytes.
+    pub fn bytes(&self) -> u64 {
+        let of = |dataset: &Dataset| {
+            let size = match dataset.kind {
+                Kind::Text => TEXT,
+                Kind::U8 => 1,
+                Kind::U32 | Kind::F32 => 4,
+                Kind::F64 | Kind::Other => 8,
+            };
+            size * self.row(dataset).iter().product::<usize>() as u64
+        };
+        self.objects as u64 * schema::DATASETS.iter().map(of).sum::<u64>()
     }
 
     /// The shape of one object's row of a dataset.

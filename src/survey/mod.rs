@@ -4,6 +4,7 @@ pub mod claim;
 #[cfg(test)]
 mod dispatch_tests;
 pub mod engine;
+pub mod estimate;
 pub mod folder;
 mod health;
 mod leader;

@@ -103,6 +103,30 @@ pub struct Checked {
     pub rows: u64,
     pub bad: u64,
     pub reasons: Vec<(String, String)>,
+    /// Bytes of the source files of those that can be used, and of what `pack` would keep of them, before compression.
+    pub file_bytes: u64,
+    pub packed_bytes: u64,
+    /// Rows and columns of the largest window that the prior's field has on the images.
+    pub observed: [usize; 2],
+}
+
+impl Checked {
+    fn add(&mut self, inputs: &Inputs, field_arcsec: f64) {
+        let mut files: Vec<_> = inputs.bands.iter().flat_map(|band| &band.files).collect();
+        files.sort();
+        files.dedup();
+        self.file_bytes += files.iter().filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum::<u64>();
+        for band in &inputs.bands {
+            let of_pixel = 5 + if band.section.variance.is_some() { 4 } else { 0 };
+            self.packed_bytes += (of_pixel * band.section.image.len() + 4 * band.psf.values.len()) as u64;
+        }
+        let middle = |range: (usize, usize)| (range.0 + range.1) as f64 / 2.0;
+        let Ok(local) = inputs.wcs.at([middle(inputs.columns), middle(inputs.rows)]) else { return };
+        // One more, since the field begins and ends within pixels.
+        let side = (field_arcsec / local.pixel_scale()).ceil() as usize + 1;
+        let section = inputs.bands.first().map_or([0, 0], |band| band.section.shape);
+        self.observed = [0, 1].map(|axis| self.observed[axis].max(side.min(section[axis])));
+    }
 }
 
 /// Reads the inputs of `rows` rows, chosen by the survey's seed, or of all (`None`).
@@ -130,10 +154,13 @@ pub fn check_inputs(config: &Config, folder: &Folder, plan: &Plan, rows: Option<
         let targets = plan.targets(folder, shard)?;
         for target in places.into_iter().filter_map(|place| targets.get(place as usize)) {
             checked.rows += 1;
-            if let Err(reason) = reader.read(target)? {
-                checked.bad += 1;
-                checked.reasons.push((target.id.clone(), reason));
-                checked.reasons.truncate(NAMED);
+            match reader.read(target)? {
+                Ok(inputs) => checked.add(&inputs, reader.size * reader.pitch(target)?),
+                Err(reason) => {
+                    checked.bad += 1;
+                    checked.reasons.push((target.id.clone(), reason));
+                    checked.reasons.truncate(NAMED);
+                }
             }
         }
     }
@@ -156,15 +183,18 @@ impl<'a> InputReader<'a> {
         Ok(InputReader { config, size: card.size as f64, pixel_kpc: card.pixel_kpc })
     }
 
+    /// Pitch of the prior's pixels at the target's redshift, arcsec.
+    fn pitch(&self, target: &Target) -> Result<f64> {
+        cosmology::theta_arcsec(self.pixel_kpc, target.redshift).map_err(|error| Error::object(&target.id, error))
+    }
+
     /// The inputs, or the object's own trouble.
     fn read(&self, target: &Target) -> Result<std::result::Result<Inputs, String>> {
         let read = || {
             if let Some(trouble) = &target.trouble {
                 return Err(Error::object(&target.id, trouble));
             }
-            let pitch = cosmology::theta_arcsec(self.pixel_kpc, target.redshift)
-                .map_err(|error| Error::object(&target.id, error))?;
-            Inputs::read(target, self.config, self.size * pitch)
+            Inputs::read(target, self.config, self.size * self.pitch(target)?)
         };
         match read() {
             Ok(inputs) => Ok(Ok(inputs)),

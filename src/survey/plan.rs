@@ -8,17 +8,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::folder::Folder;
-use super::pins;
+use super::pins::{self, Code};
 use crate::catalog::Target;
 use crate::config::{Config, DeviceKind};
 use crate::io::{digest, publish};
 use crate::{Error, Result};
 
 /// The format of the plan files. A program refuses plans of another format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Config keys that do not touch the products and may be changed after planning.
-const FREE_KEYS: [&str; 4] = ["survey.folder", "run.journal_interval", "run.hang_timeout", "run.claim_timeout"];
+const FREE_KEYS: [&str; 5] =
+    ["survey.folder", "run.journal_interval", "run.hang_timeout", "run.claim_timeout", "run.time_limit"];
 
 /// A file that the products depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,8 @@ pub struct Plan {
     pub format: u32,
     /// Version of the program that made the plan.
     pub version: String,
+    /// What of that program moves bits.
+    pub code: Code,
     pub name: String,
     pub seed: u64,
     pub objects: u64,
@@ -85,6 +88,7 @@ impl Plan {
         let plan = Plan {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
+            code: Code::this(config.run.device)?,
             name: config.survey.name.clone(),
             seed: config.survey.seed,
             objects: shards.iter().map(|shard| u64::from(shard.count)).sum(),
@@ -115,18 +119,29 @@ impl Plan {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::file(&path, format!("cannot read the plan: {error}"))),
         };
-        let plan: Plan = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::usage(format!("{}: is no plan of this program's version: {error}", path.display()))
-        })?;
-        if plan.format != FORMAT {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+            version: String,
+        }
+        let broken = |error: serde_json::Error| {
+            Error::usage(format!(
+                "{}: is no plan: {error}. Put the whole file back, or plan in another folder (`survey.folder`): without \
+                 it, what lies here cannot be used",
+                path.display()
+            ))
+        };
+        let head: Head = serde_json::from_slice(&bytes).map_err(broken)?;
+        if head.format != FORMAT {
             return Err(Error::usage(format!(
-                "{}: the plan has format {}, this program knows format {FORMAT}: finish it with version {}",
+                "{}: the plan has format {}, this program knows format {FORMAT}: finish it with unseeing {}, or plan \
+                 in another folder (`survey.folder`)",
                 path.display(),
-                plan.format,
-                plan.version
+                head.format,
+                head.version
             )));
         }
-        Ok(Some(plan))
+        serde_json::from_slice(&bytes).map(Some).map_err(broken)
     }
 
     /// The survey's plan: made if there is none yet, checked against the config and its files if there is. The flag says
@@ -161,11 +176,12 @@ impl Plan {
         };
         moved("catalogue", &self.catalog, &config.catalog.paths, &mut drifts)?;
         moved("prior", std::slice::from_ref(&self.prior), std::slice::from_ref(&config.prior.path), &mut drifts)?;
+        drifts.extend(Code::this(config.run.device)?.drifts(&self.code, &self.version));
         if drifts.is_empty() {
             return Ok(());
         }
         Err(Error::usage(format!(
-            "{}: the survey has been planned with other inputs: {}. Undo the change, or plan a new survey in another \
+            "{}: the survey has been planned otherwise: {}. Undo the change, or plan a new survey in another \
              folder (`survey.folder`)",
             folder.plan().display(),
             drifts.join("; ")
@@ -300,6 +316,12 @@ mod tests {
         let mut timeouts = config.clone();
         timeouts.run.hang_timeout += 1.0;
         assert!(Plan::ensure(&timeouts, &folder, || targets(&timeouts)).is_ok());
+        // A plan of other code: not that of another build of the same code, which is the plan of above.
+        let mut other = plan.clone();
+        other.code.arithmetic += 1;
+        std::fs::write(folder.plan(), serde_json::to_vec(&other).unwrap()).unwrap();
+        assert!(drift(&config).contains("arithmetic was version"), "{}", drift(&config));
+        std::fs::write(folder.plan(), bytes).unwrap();
         std::fs::write(&config.prior.path, b"other weights").unwrap();
         assert!(drift(&config).contains("prior"), "{}", drift(&config));
         std::fs::write(&config.catalog.paths[0], b"object_id\nx\n").unwrap();

@@ -20,7 +20,7 @@ use super::receipt::{Receipt, ShardWriter};
 use super::tidy;
 use super::worker::{EngineFactory, RankContext, Worker};
 use crate::catalog::{self, Target};
-use crate::cluster::Comm;
+use crate::cluster::{Comm, signals};
 use crate::config::Config;
 use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::io::{digest, publish};
@@ -44,6 +44,8 @@ pub struct Options {
     pub writer: Arc<dyn ShardWriter>,
     /// Raised by a signal: save and leave.
     pub stop: Arc<AtomicBool>,
+    /// When the process began: `run.time_limit` counts from there.
+    pub begun: Instant,
 }
 
 /// The first thing that every rank hears.
@@ -157,6 +159,9 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
     let text = serde_json::to_string(&config).map_err(|error| Error::internal(error.to_string()))?;
     let (threads, cpu_capability) = (plan.threads, plan.cpu_capability.clone());
     comm.set_patience(Duration::from_secs_f64(config.run.hang_timeout));
+    if let Some(limit) = config.run.time_limit {
+        signals::stop_after(&options.stop, Duration::from_secs_f64(limit).saturating_sub(options.begun.elapsed()));
+    }
     let start = Start::Go { config: text, threads, cpu_capability: cpu_capability.clone() };
     comm.broadcast(encode(&start)?)?;
     let prior = Arc::new(comm.broadcast(prior)?);
@@ -260,6 +265,7 @@ mod tests {
             factory: Arc::new(Toy::build),
             writer: Arc::new(PlainWriter),
             stop: Arc::new(AtomicBool::new(false)),
+            begun: Instant::now(),
         }
     }
 

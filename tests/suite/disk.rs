@@ -120,7 +120,7 @@ fn crash_free_corrupted_files_are_named_with_a_way_out() {
     let want = survey.digests();
     for (file, words) in [
         ("receipts/00001.json", "remove it, and its shard is done again"),
-        ("plan.json", "is no plan of this program's version"),
+        ("plan.json", "is no plan: "),
         ("targets.bin", "are damaged"),
     ] {
         let path = survey.path("run").join(file);

@@ -86,19 +86,61 @@ fn mpi_stop_signal_saves_everything_and_the_next_run_goes_on() {
     assert_eq!(survey.digests(), reference.digests());
 }
 
-/// Where Slurm tells when the job's time is over, no signal is needed.
+/// A `squeue` that tells that job 77 has six seconds left, counted from its first call, but no job else.
+const SQUEUE: &str = r#"#!/bin/bash
+echo "$@" >>"$(dirname "$0")/asked"
+[ "$*" = "-h -j 77 -o %L" ] || { echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; }
+start=$(dirname "$0")/start
+[ -e "$start" ] || date +%s >"$start"
+left=$(($(cat "$start") + 6 - $(date +%s)))
+printf '0:%02d\n' $((left > 0 ? left : 0))
+"#;
+
+/// Where Slurm or the config tells when the job's time is over, no signal is needed.
 #[test]
 fn mpi_stop_comes_before_the_end_of_the_job() {
-    let survey = ToySurvey::new(&["sleep=60"; 6], 2);
-    let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(6);
-    let mut command = mpirun(2);
+    use std::os::unix::fs::PermissionsExt;
+    for source in ["environment", "squeue", "config"] {
+        let survey = ToySurvey::new(&["sleep=120"; 6], 2);
+        let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(6);
+        let mut command = mpirun(2);
+        command.args(["run", "--engine", "toy"]).arg(survey.path("survey.toml"));
+        match source {
+            "environment" => _ = command.env("SLURM_JOB_END_TIME", end.as_secs().to_string()),
+            "squeue" => {
+                let tools = survey.path("tools");
+                std::fs::create_dir(&tools).unwrap();
+                std::fs::write(tools.join("squeue"), SQUEUE).unwrap();
+                std::fs::set_permissions(tools.join("squeue"), std::fs::Permissions::from_mode(0o755)).unwrap();
+                let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+                command.env("PATH", path).env("SLURM_JOB_ID", "77");
+            }
+            _ => survey.edit("claim_timeout = 5", "claim_timeout = 5\ntime_limit = 5"),
+        }
+        assert_eq!(Run::start(command, survey.path("log")).code(), 75, "{source}");
+        let over = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        // squeue's time begins when the program asks, which is after mpirun and MPI have started; a busy machine is slow.
+        let late = Duration::from_secs(5);
+        assert!(over < end + late, "{source}: {over:?} {end:?}");
+        assert!(survey.journaled() > 0, "{source}");
+        let released = |path: &std::path::PathBuf| std::fs::read(path).unwrap().starts_with(b"released");
+        assert!(survey.files("claims").iter().all(released), "{source}");
+        if source == "squeue" {
+            // One rank only, at the start and before it stops.
+            let asked = std::fs::read_to_string(survey.path("tools/asked")).unwrap();
+            assert!((2..=4).contains(&asked.lines().count()), "{asked}");
+        }
+    }
+}
+
+/// The environment of a job that has ended, and no limit, are no end.
+#[test]
+fn mpi_no_stop_where_squeue_knows_no_end() {
+    let survey = ToySurvey::new(&[""; 2], 2);
+    let mut command = unseeing();
     command.args(["run", "--engine", "toy"]).arg(survey.path("survey.toml"));
-    command.env("SLURM_JOB_END_TIME", end.as_secs().to_string());
-    assert_eq!(Run::start(command, survey.path("log")).code(), 75);
-    let over = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    assert!(over < end + Duration::from_secs(1), "{over:?} {end:?}");
-    assert!(survey.journaled() > 0);
-    assert!(survey.files("claims").iter().all(|path| std::fs::read(path).unwrap().starts_with(b"released")));
+    command.env("SLURM_JOB_ID", "78").env("SLURM_JOB_END_TIME", "1000");
+    assert_eq!(Run::start(command, survey.path("log")).code(), 0);
 }
 
 #[test]

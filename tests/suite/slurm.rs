@@ -5,6 +5,9 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+#[path = "slurm/scripts.rs"]
+mod scripts;
+
 /// One cluster at a time.
 static CLUSTER: Mutex<()> = Mutex::new(());
 /// Waiting for the cluster: its own delays (a requeued job waits 5 s at least) and a machine busy with other tests.
@@ -59,11 +62,23 @@ impl Cluster {
 
     /// Submits a script with options before it and arguments after it; returns the job's number.
     fn submit(&self, program: &Path, options: &[&str], script: &str, arguments: &[&str]) -> u32 {
+        // Clusters have environment modules; here they only say what they were asked for.
+        self.submit_with(program, options, script, arguments, Some("() { echo \"module $*\"; }"))
+    }
+
+    /// The same with another command `module`, or none.
+    fn submit_with(
+        &self,
+        program: &Path,
+        options: &[&str],
+        script: &str,
+        arguments: &[&str],
+        module: Option<&str>,
+    ) -> u32 {
         let mut command = self.command("sbatch");
         command.args(["--parsable", "--output", self.path("out").to_str().unwrap()]).args(options);
         command.env("UNSEEING", program).env("TEST_FOLDER", self.folder.path());
-        // Clusters have environment modules; here they only say what they were asked for.
-        command.env("BASH_FUNC_module%%", "() { echo \"module $*\"; }");
+        module.map(|module| command.env("BASH_FUNC_module%%", module));
         let output = command.arg(script).args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let number = text.trim().split(';').next().unwrap().parse();
@@ -158,7 +173,7 @@ fn slurm_a_job_that_is_asked_to_stop_saves_and_requeues_itself() {
     let Some(cluster) = Cluster::start("") else { return };
     let program = cluster.program(STOPS_ONCE);
     let options = ["--array=4", "--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=5"];
-    let job = cluster.submit(&program, &options, "slurm/unseeing.slurm", &["the.toml"]);
+    let job = cluster.submit(&program, &options, "slurm/dev.slurm", &["the.toml"]);
     cluster.until("both ranks wait", || (0..2).all(|rank| cluster.path(&format!("waiting.{rank}")).exists()));
     let signal = cluster.command("scancel").args(["--batch", "--signal=USR1", &format!("{job}_4")]).status().unwrap();
     assert!(signal.success());
@@ -211,7 +226,7 @@ impl<'a> Toys<'a> {
             [&format!("--array={array}"), "--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=12"];
         let program = PathBuf::from(env!("CARGO_BIN_EXE_unseeing"));
         let arguments = [self.config.to_str().unwrap(), "--engine", "toy"];
-        self.cluster.submit(&program, &options, "slurm/unseeing.slurm", &arguments)
+        self.cluster.submit(&program, &options, "slurm/dev.slurm", &arguments)
     }
 
     fn report(&self, command: &str, config: &Path) -> serde_json::Value {
@@ -286,21 +301,20 @@ fn slurm_two_array_tasks_on_one_shard_do_it_once() {
     assert!(said.matches("published as").count() == 1 && said.contains("other jobs work on the last"), "{said}");
 }
 
-/// kill -9 of a rank: its job ends by itself, and the next one goes on.
+/// kill -9 of a rank: its job ends by itself, is requeued, and goes on.
 #[test]
-fn slurm_a_killed_rank_ends_its_job_which_can_be_submitted_again() {
+fn slurm_a_killed_rank_ends_its_job_which_starts_again() {
     let Some(cluster) = Cluster::start("") else { return };
     let toys = Toys::new(&cluster, 6, 2);
     let job = toys.submit("0");
     cluster.until("work", || cluster.journals() > 0 && toys.process(1).is_some());
     let killed = Instant::now();
     crate::common::kill(toys.process(1).unwrap(), libc::SIGKILL);
-    let code = cluster.wait(format!("{job}_0"));
-    println!("the job ended with {code}, {:.1} s after its rank was killed", killed.elapsed().as_secs_f64());
-    assert_ne!(code, "0:0", "{}", cluster.read("out"));
+    cluster.until("the job starts again", || cluster.read("out").contains("requeued (a rank was killed)"));
+    println!("requeued {:.1} s after the rank was killed", killed.elapsed().as_secs_f64());
     assert!(killed.elapsed() < Duration::from_secs(40), "{}", cluster.read("out"));
-    let again = toys.submit("0");
-    assert_eq!(cluster.wait(format!("{again}_0")), "0:0", "{}", cluster.read("out"));
+    assert_eq!(cluster.wait(format!("{job}_0")), "0:0", "{}", cluster.read("out"));
+    assert!(cluster.read("out").contains("start 2, on"), "{}", cluster.read("out"));
     toys.assert_whole();
 }
 
@@ -316,7 +330,7 @@ fn slurm_a_survey_that_is_stopped_goes_on_and_is_whole() {
     let config = cluster.path("survey.toml");
     let config = config.to_str().unwrap();
     let options = ["--array=0", "--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=11"];
-    let job = cluster.submit(&program, &options, "slurm/unseeing.slurm", &[config, "--engine", "toy"]);
+    let job = cluster.submit(&program, &options, "slurm/dev.slurm", &[config, "--engine", "toy"]);
     cluster.until("the survey has a plan and a journal", || cluster.journals() > 0);
     std::thread::sleep(Duration::from_secs(3));
     let signal = cluster.command("scancel").args(["--batch", "--signal=USR1", &format!("{job}_0")]).status().unwrap();
@@ -358,75 +372,10 @@ fn slurm_the_end_of_the_time_limit_is_a_stop() {
     let program = cluster.program(STOPS_ONCE);
     // The script's own --signal=B:USR1@600, with a limit so short that the signal is due at once.
     let options = ["--array=0", "--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=5"];
-    let job = cluster.submit(&program, &options, "slurm/unseeing.slurm", &["the.toml"]);
+    let job = cluster.submit(&program, &options, "slurm/dev.slurm", &["the.toml"]);
     cluster.until("the rank finishes after a stop", || cluster.read("log").contains("finished 0"));
     assert_eq!(cluster.wait(job), "0:0", "{}", cluster.read("out"));
     assert!(cluster.read("log").contains("saved 0"), "{}", cluster.read("log"));
-}
-
-/// A program that logs what it is asked for.
-#[test]
-fn slurm_submit_plans_works_and_joins() {
-    let Some(cluster) = Cluster::start("") else { return };
-    let program =
-        cluster.program("echo \"$1 ${SLURM_ARRAY_TASK_ID:-} $2 ${3:-} ${4:-}\" >>log; [ $1 != run ] || sleep 1");
-    let submit = |config: &str| {
-        let mut command = cluster.command("slurm/submit.sh");
-        command.env("UNSEEING", &program).env("TEST_FOLDER", cluster.folder.path());
-        let out = format!("--output={}", cluster.path("out").display());
-        command.env("MERGE_OPTIONS", &out).args(["slurm/unseeing.slurm", config, &out]);
-        command.args(["--array=0-2", "--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=12"]);
-        command.output().unwrap()
-    };
-    let output = submit("folder/the.toml");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    cluster.until("the products are joined", || cluster.read("log").contains("merge"));
-    let log = cluster.read("log");
-    let lines: Vec<&str> = log.lines().map(str::trim).collect();
-    assert_eq!(lines[0], "plan  folder/the.toml", "{log}");
-    assert_eq!(
-        (0..3).filter(|task| lines[1..4].contains(&format!("run {task} folder/the.toml").as_str())).count(),
-        3,
-        "{log}"
-    );
-    assert_eq!(lines[4..], ["verify  folder/the.toml", "merge  folder/the.toml --out folder/survey.h5"], "{log}");
-    // What cannot be planned is not submitted.
-    std::fs::write(&program, "#!/bin/bash\necho no such column >&2; exit 2\n").unwrap();
-    let output = submit("other.toml");
-    assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{output:?}");
-}
-
-#[test]
-fn slurm_other_exit_codes_end_the_job() {
-    let Some(cluster) = Cluster::start("") else { return };
-    for code in [3, 1] {
-        let program = cluster.program(&format!("[ $SLURM_PROCID = 0 ] && exit {code}\nexit 0"));
-        let options = ["--array=0", "--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=5"];
-        let job = cluster.submit(&program, &options, "slurm/unseeing.slurm", &["the.toml"]);
-        assert_eq!(cluster.wait(job), format!("{code}:0"), "{}", cluster.read("out"));
-    }
-    assert!(!cluster.read("out").contains("requeued"));
-}
-
-#[test]
-fn slurm_jean_zay_scripts_ask_for_what_those_nodes_have() {
-    let Some(cluster) = Cluster::start("v100-32g,a100,h100") else { return };
-    let program =
-        cluster.program("[ $SLURM_LOCALID = 0 ] && echo \"$SLURM_NTASKS $SLURM_CPUS_PER_TASK $*\" >>log; exit 0");
-    for (nodes, tasks, cores) in [("v100", 4, 10), ("a100", 8, 8), ("h100", 4, 24)] {
-        let script = format!("slurm/jean-zay-{nodes}.slurm");
-        let account = format!("--account=xxx@{nodes}");
-        let job = cluster.submit(&program, &[&account, "--array=0"], &script, &["jz.toml"]);
-        assert_eq!(cluster.wait(job), "0:0", "{nodes}: {}", cluster.read("out"));
-        assert!(
-            cluster.read("log").contains(&format!("{tasks} {cores} run jz.toml")),
-            "{nodes}: {}",
-            cluster.read("log")
-        );
-    }
-    let out = cluster.read("out");
-    assert!(out.contains("module load arch/a100 ") && out.contains("module load arch/h100 "), "{out}");
 }
 
 #[test]

@@ -115,6 +115,7 @@ fn semantic_errors_name_file_line_and_key() {
     expect("threads = 1", "threads = 0", "run.threads", "at least 1");
     expect("journal_interval = 60.0", "journal_interval = 0.0", "run.journal_interval", "positive");
     expect("hang_timeout = 300.0", "hang_timeout = -1.0", "run.hang_timeout", "positive");
+    expect("hang_timeout = 300.0", "time_limit = 0.0", "run.time_limit", "positive");
     expect("claim_timeout = 600.0", "claim_timeout = nan", "run.claim_timeout", "NaN");
 }
 

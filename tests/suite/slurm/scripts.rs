@@ -1,0 +1,195 @@
+//! The scripts themselves, with programs that stand in for ours: what they ask for, refuse, count, submit and archive.
+
+use super::{Cluster, Toys};
+
+const ONE: [&str; 5] = ["--array=0", "--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=12"];
+
+/// A program that logs what it is asked for.
+#[test]
+fn slurm_submit_plans_works_and_joins() {
+    let Some(cluster) = Cluster::start("") else { return };
+    let program =
+        cluster.program("echo \"$1 ${SLURM_ARRAY_TASK_ID:-} $2 ${3:-} ${4:-}\" >>log; [ $1 != run ] || sleep 1");
+    let submit = |config: &str| {
+        let mut command = cluster.command("slurm/submit.sh");
+        command.env("UNSEEING", &program).env("TEST_FOLDER", cluster.folder.path());
+        let out = format!("--output={}", cluster.path("out").display());
+        command.env("MERGE_OPTIONS", &out).args(["slurm/dev.slurm", config, &out]);
+        command.args(["--array=0-2", "--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=12"]);
+        command.output().unwrap()
+    };
+    let output = submit("folder/the.toml");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    cluster.until("the products are joined", || cluster.read("log").contains("merge"));
+    let log = cluster.read("log");
+    let lines: Vec<&str> = log.lines().map(str::trim).collect();
+    assert_eq!(lines[0], "plan  folder/the.toml", "{log}");
+    assert_eq!(
+        (0..3).filter(|task| lines[1..4].contains(&format!("run {task} folder/the.toml").as_str())).count(),
+        3,
+        "{log}"
+    );
+    assert_eq!(lines[4..], ["verify  folder/the.toml", "merge  folder/the.toml --out folder/survey.h5"], "{log}");
+    // What cannot be planned is not submitted.
+    std::fs::write(&program, "#!/bin/bash\necho no such column >&2; exit 2\n").unwrap();
+    let output = submit("other.toml");
+    assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{output:?}");
+}
+
+#[test]
+fn slurm_other_exit_codes_end_the_job() {
+    let Some(cluster) = Cluster::start("") else { return };
+    for code in [3, 1] {
+        let program = cluster.program(&format!("[ $SLURM_PROCID = 0 ] && exit {code}\nexit 0"));
+        let options = ["--array=0", "--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=5"];
+        let job = cluster.submit(&program, &options, "slurm/dev.slurm", &["the.toml"]);
+        assert_eq!(cluster.wait(job), format!("{code}:0"), "{}", cluster.read("out"));
+    }
+    assert!(!cluster.read("out").contains("requeued"));
+}
+
+#[test]
+fn slurm_jean_zay_scripts_ask_for_what_those_nodes_have() {
+    let Some(cluster) = Cluster::start("v100-32g,a100,h100") else { return };
+    let program =
+        cluster.program("[ $SLURM_LOCALID = 0 ] && echo \"$SLURM_NTASKS $SLURM_CPUS_PER_TASK $*\" >>log; exit 0");
+    for (nodes, tasks, cores) in [("v100", 4, 10), ("a100", 8, 8), ("h100", 4, 24)] {
+        let script = format!("slurm/run_{nodes}.slurm");
+        let account = format!("--account=abc@{nodes}");
+        let job = cluster.submit(&program, &[&account, "--array=0"], &script, &["jz.toml"]);
+        assert_eq!(cluster.wait(job), "0:0", "{nodes}: {}", cluster.read("out"));
+        assert!(
+            cluster.read("log").contains(&format!("{tasks} {cores} run jz.toml")),
+            "{nodes}: {}",
+            cluster.read("log")
+        );
+    }
+    let out = cluster.read("out");
+    assert!(out.contains("module load arch/a100\n") && out.contains("module load arch/h100\n"), "{out}");
+}
+
+/// What is missing is one line, and the job's exit code is that of a usage error.
+#[test]
+fn slurm_a_missing_module_account_device_or_program_is_one_line() {
+    let Some(cluster) = Cluster::start("v100-32g") else { return };
+    let program = cluster.program("echo \"$*\" >>log");
+    let missing = cluster.path("no-program");
+    let jean_zay = ["--array=0", "--account=abc@v100"];
+    let no_gpu = ["--array=0", "--ntasks-per-node=2", "--gres=none", "--cpus-per-task=1"];
+    for (script, options, program, module, words) in [
+        ("run_v100", &jean_zay[..], &program, Some("() { [ $1 != load ]; }"), "module openmpi/4.1.5 cannot be loaded"),
+        ("run_v100", &jean_zay[..], &program, Some("() { echo ERROR: no such >&2; }"), "cannot be loaded: see"),
+        ("run_v100", &jean_zay[..], &program, None, "there is no command 'module'"),
+        ("run_v100", &["--array=0"], &program, Some("() { :; }"), "account xxx@v100 is a placeholder"),
+        ("dev", &no_gpu, &program, None, "the job has 0 GPUs on a node for 2 tasks: sbatch --gres=gpu:2"),
+        ("dev", &ONE, &missing, None, "no-program: no program here"),
+    ] {
+        let _ = std::fs::remove_file(cluster.path("out"));
+        let job = cluster.submit_with(program, options, &format!("slurm/{script}.slurm"), &["the.toml"], module);
+        let code = cluster.wait(job);
+        let out = cluster.read("out");
+        let lines: Vec<&str> = out.lines().filter(|line| !line.starts_with("slurmstepd")).collect();
+        assert!(code == "2:0" && lines.len() == 1 && lines[0].contains(words), "{words}: {code}: {out}");
+    }
+    assert_eq!(cluster.read("log"), "", "something was run");
+    // And before anything is submitted.
+    let mut submit = cluster.command("slurm/submit.sh");
+    let output = submit.env("UNSEEING", &program).args(["slurm/run_v100.slurm", "a.toml"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("add --account=YOURS@v100"), "{said}");
+}
+
+/// Ranks that are killed again and again are not started for ever, and the count survives the requeue.
+#[test]
+fn slurm_requeues_after_kills_and_stops_are_bounded() {
+    let Some(cluster) = Cluster::start("") else { return };
+    for (end, name, limit, words) in [
+        ("kill -9 $$", "MAX_KILLED", "2", "ranks were killed 2 times"),
+        ("exit 75", "MAX_STARTS", "2", "started 2 times already"),
+    ] {
+        for file in ["out", "log"] {
+            let _ = std::fs::remove_file(cluster.path(file));
+        }
+        let program = cluster.program(&format!("echo start >>log; {end}"));
+        let export = format!("--export=ALL,{name}={limit}");
+        let options = [&ONE[..], &[&export]].concat();
+        let job = cluster.submit(&program, &options, "slurm/dev.slurm", &["the.toml"]);
+        let code = if name == "MAX_STARTS" { "75:0" } else { "137:0" };
+        cluster.until("the second end", || cluster.read("out").contains(words));
+        assert_eq!(cluster.wait(job), code, "{}", cluster.read("out"));
+        assert_eq!(cluster.read("log"), "start\nstart\n", "{}", cluster.read("out"));
+        // The first start's lines are still in the log.
+        assert!(cluster.read("out").contains("start 1, on") && cluster.read("out").contains("start 2, on"));
+    }
+}
+
+/// An array over shards whose signal comes before its limit, again and again, and without SLURM_JOB_END_TIME.
+#[test]
+fn slurm_an_array_that_is_signalled_before_its_limit_is_whole_in_the_end() {
+    let Some(cluster) = Cluster::start("") else { return };
+    let toys = Toys::new(&cluster, 30, 2);
+    let real = env!("CARGO_BIN_EXE_unseeing");
+    let program = cluster.program(&format!("exec env -u SLURM_JOB_END_TIME {real} \"$@\""));
+    // Twelve minutes less 712 seconds: due eight seconds after each start.
+    let options = ["--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=12", "--signal=B:USR1@712"];
+    let options = [&["--array=0-1"], &options[..]].concat();
+    let arguments = [toys.config.to_str().unwrap(), "--engine", "toy"];
+    let job = cluster.submit(&program, &options, "slurm/dev.slurm", &arguments);
+    toys.assert_whole();
+    for task in 0..2 {
+        assert_eq!(cluster.wait(format!("{job}_{task}")), "0:0", "{}", cluster.read("out"));
+    }
+    let out = cluster.read("out");
+    assert!(out.contains("asked to stop") && out.contains("requeued (stopped early)"), "{out}");
+    // This Slurm's own squeue was asked, and understood: 12 minutes, less what had passed.
+    let told = out.lines().find_map(|line| line.split_once("by squeue, in ")).map(|(_, rest)| rest.to_string());
+    let told = told.unwrap_or_else(|| panic!("squeue was not asked: {out}"));
+    let seconds: u64 = told.split_whitespace().next().unwrap().parse().unwrap();
+    assert!((600..=720).contains(&seconds), "{told}");
+}
+
+/// A merged survey in $STORE; not one that is not whole, and not over an older archive.
+#[test]
+fn slurm_archives_hold_the_survey_and_nothing_unchecked() {
+    let Some(cluster) = Cluster::start("") else { return };
+    let toys = Toys::new(&cluster, 4, 2);
+    let store = cluster.path("store");
+    std::fs::create_dir(&store).unwrap();
+    let program = std::path::PathBuf::from(env!("CARGO_BIN_EXE_unseeing"));
+    let config = cluster.path("quick.toml");
+    // Of toys nothing is merged: a file stands in for it.
+    std::fs::write(cluster.path("survey.h5"), "merged").unwrap();
+    let export = format!("--export=ALL,STORE={}", store.display());
+    let archive = |config: &std::path::Path, export: &str| {
+        let _ = std::fs::remove_file(cluster.path("out"));
+        let options = ["--partition=debug", export];
+        let job = cluster.submit(&program, &options, "slurm/archive.slurm", &[config.to_str().unwrap()]);
+        (cluster.wait(job), cluster.read("out"))
+    };
+    let refused = |what: &str, words: &str, (code, out): (String, String)| {
+        assert!(code == "2:0" && out.lines().any(|line| line.contains(words)), "{what}: {code}: {out}");
+        assert!(!store.join("quick.tar").exists(), "{what}");
+    };
+    refused("no store", "STORE is not set", archive(&config, "--export=ALL,STORE="));
+    assert!(crate::common::unseeing().arg("plan").arg(&toys.config).status().unwrap().success());
+    refused("not done", "shards are missing", archive(&toys.config, &export));
+    let receipt = cluster.path("quick/shards/00001.records");
+    let whole = std::fs::read(&receipt).unwrap();
+    std::fs::write(&receipt, [&whole[..], b"!"].concat()).unwrap();
+    refused("damaged", "products are not what they should be", archive(&config, &export));
+    std::fs::write(&receipt, &whole).unwrap();
+    let (code, out) = archive(&config, &export);
+    assert_eq!(code, "0:0", "{out}");
+    let list = std::fs::read_to_string(store.join("quick.list")).unwrap();
+    for name in
+        ["quick/plan.json", "quick/receipts/00001.json", "quick/shards/00000.records", "quick.toml", "survey.h5"]
+    {
+        assert!(list.lines().any(|line| line == name), "{name}: {list}");
+    }
+    let sum = std::process::Command::new("sha256sum").args(["-c", "quick.tar.sha256"]).current_dir(&store).output();
+    assert!(sum.unwrap().status.success());
+    assert_eq!(std::fs::read_dir(&store).unwrap().count(), 3, "{out}");
+    let (code, out) = archive(&config, &export);
+    assert!(code == "2:0" && out.contains("is there already"), "{out}");
+}
