@@ -14,6 +14,8 @@ mod crash;
 mod disk;
 #[path = "suite/doctor.rs"]
 mod doctor;
+#[path = "suite/draw.rs"]
+mod draw;
 #[path = "suite/evaluate.rs"]
 mod evaluate;
 #[path = "suite/failpoints.rs"]

@@ -1,5 +1,6 @@
 //! Experiments: whether samplers are calibrated, whether prior and sampler are consistent, and whether this machine keeps the bits.
 
+pub mod draws;
 pub mod ranks;
 pub mod recovery;
 pub mod statistics;
@@ -14,3 +15,11 @@ pub mod mock;
 pub mod selftest;
 pub mod simulate;
 pub mod standin;
+
+/// How a rank's share of the work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Finished,
+    /// A signal came first; another run goes on.
+    Stopped,
+}
