@@ -36,6 +36,8 @@ mod posterior;
 mod prior;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/quality.rs"]
+mod quality;
 #[path = "suite/report.rs"]
 mod report;
 #[path = "suite/simulate.rs"]

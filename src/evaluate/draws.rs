@@ -11,7 +11,7 @@ use tch::Tensor;
 use super::Outcome;
 use super::mock::chain_draws;
 use crate::config::SamplerConfig;
-use crate::io::hdf5::{Attribute, Writer};
+use crate::io::hdf5::{Attribute, Reader, Writer};
 use crate::io::{bytes, digest, publish};
 use crate::prior::Prior;
 use crate::prior::store::{Store, to_bytes};
@@ -171,6 +171,16 @@ impl Parts {
         })
     }
 
+    /// Whether an HDF5 file holds these draws, and as many.
+    pub fn is_in(&self, path: &Path) -> Result<bool> {
+        if !path.exists() {
+            return Ok(false);
+        }
+        let reader = Reader::open(path)?;
+        let same = reader.text_attribute("draws_key").is_ok_and(|key| key == self.key);
+        Ok(same && reader.info(IMAGES).is_ok_and(|(shape, _)| shape.first() == Some(&(self.count as usize))))
+    }
+
     /// Removes the blocks, once what was made of them is in place.
     pub fn remove(&self) -> Result<()> {
         match std::fs::remove_dir_all(&self.root) {
@@ -186,7 +196,6 @@ impl Parts {
 mod tests {
     use super::*;
     use crate::forward::Stretch;
-    use crate::io::hdf5::Reader;
     use crate::prior::Covariance;
     use crate::prior::card::{Architecture, Card, Normalisation};
     use crate::prior::file::{moment_tensors, prior_bytes};

@@ -12,6 +12,7 @@ pub mod consistency;
 pub mod determinism;
 pub mod dominance;
 pub mod mock;
+pub mod quality;
 pub mod selftest;
 pub mod simulate;
 pub mod standin;
