@@ -17,7 +17,8 @@ fn mpi_a_prior_is_judged_whatever_the_ranks_and_wrong_images_are_named() {
         command.args(arguments).current_dir(folder).output().unwrap()
     };
     assert!(run(unseeing(), &["train", "train.toml", "--out", "run"]).status.success());
-    let arguments = ["evaluate", "prior", "run/prior.safetensors", "--data", "train.toml", "--count", "20", "--steps", "4"];
+    let arguments =
+        ["evaluate", "prior", "run/prior.safetensors", "--data", "train.toml", "--count", "20", "--steps", "4"];
     let judge = |command, more: &[&str]| {
         let output = run(command, &[&arguments[..], more].concat());
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -38,9 +39,12 @@ fn mpi_a_prior_is_judged_whatever_the_ranks_and_wrong_images_are_named() {
     assert!(report["spaces"][0]["frechet"]["draws"].as_f64() > report["spaces"][0]["frechet"]["heldout"].as_f64());
     assert_eq!(report["verdicts"].as_array().unwrap().len(), 5);
     assert!(read("alone/report.txt").contains("coverage") && read("alone/report.txt").contains("r50"));
-    for picture in ["power-r.png", "quantity-r50.png"] {
+    for picture in ["power-r.png", "quantity-r50.png", "umap.png"] {
         assert!(std::fs::read(folder.join("alone").join(picture)).unwrap().starts_with(b"\x89PNG"), "{picture}");
     }
+    // Draws, as many training images, held-out ones, and the line above.
+    assert_eq!(read("alone/umap.csv").lines().count(), 20 + 20 + 12 + 1);
+    assert_eq!(read("alone/umap.csv"), read("shared/umap.csv"));
     // The draws are kept, and not made again.
     let (code, out, errors) = judge(unseeing(), &["--out", "alone", "--json", "--no-figures"]);
     assert!(code == Some(0) && !errors.contains("block"), "{errors}");

@@ -47,7 +47,7 @@ pub struct Args {
     /// [B, features]. Without it that distance is left out
     #[arg(long, value_name = "FILE.pt")]
     inception: Option<PathBuf>,
-    /// Folder of the report (report.txt, report.json, pictures) and of the draws (draws.h5), which are not made again
+    /// Folder of the report (report.txt, report.json, umap.csv, pictures) and of the draws (draws.h5), which are not made again
     #[arg(long, default_value = "runs/evaluate-prior")]
     out: PathBuf,
     /// Answers in JSON
@@ -142,6 +142,9 @@ fn report(args: &Args, made: &Made) -> Result<i32> {
     let (json, text) = (json(&report)?, report.text());
     publish_bytes(&args.out.join("report.json"), json.as_bytes())?;
     publish_bytes(&args.out.join("report.txt"), text.as_bytes())?;
+    if let Some(embedding) = &report.embedding {
+        publish_bytes(&args.out.join("umap.csv"), embedding.table().as_bytes())?;
+    }
     if !args.no_figures {
         report.draw(&args.out)?;
     }

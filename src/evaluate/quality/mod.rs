@@ -13,6 +13,7 @@ use crate::random::{Key, Purpose};
 use crate::train::source::ImageSource;
 use crate::{Error, Result};
 
+pub mod embedding;
 pub mod features;
 pub mod frechet;
 pub mod memorisation;

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use tch::Tensor;
 
+use super::embedding::Embedding;
 use super::features::{Features, Inception, Morphology, encoder};
 use super::memorisation::{self, Memorisation};
 use super::neighbours::{self, NEIGHBOURS, Neighbours};
@@ -13,7 +14,7 @@ use super::quantities::{self, Quantity};
 use super::spectrum::{self, Spectrum};
 use super::{Sets, frechet};
 use crate::prior::Prior;
-use crate::report::{Chart, Series};
+use crate::report::{Chart, Series, scatter_picture};
 use crate::{Error, Result};
 
 /// Draws are near training images more often than this: they repeat them.
@@ -38,6 +39,9 @@ pub struct Report {
     pub spectra: Vec<Spectrum>,
     pub quantities: Vec<Quantity>,
     pub verdicts: Vec<Verdict>,
+    /// The map of all images, for the picture and the table; none where there are few.
+    #[serde(skip)]
+    pub embedding: Option<Embedding>,
 }
 
 /// What was found in one space of features.
@@ -77,7 +81,10 @@ impl Report {
         let measured = |set: &Tensor| Morphology::of(prior, set);
         let quantities = [measured(&sets.draws)?, measured(&sets.train)?, measured(&sets.heldout)?];
         let mut spaces = Vec::new();
-        for features in feature_spaces(prior, sets, inception, &quantities)? {
+        let all = feature_spaces(prior, sets, inception, &quantities)?;
+        // A map of what the network sees, where there is a network of the prior's.
+        let embedding = all.get(1).or(all.first()).map(|features| Embedding::of(features, seed)).transpose()?.flatten();
+        for features in all {
             spaces.push(Space {
                 frechet: Frechet {
                     all_draws: frechet::squared(&features.draws, &features.train)?,
@@ -106,6 +113,7 @@ impl Report {
             memorisation,
             spectra: spectrum::spectra(&sets.draws, &sets.train, &sets.heldout, &prior.card.bands)?,
             quantities: quantities::compare(mine, trained, held),
+            embedding,
         })
     }
 
@@ -182,8 +190,11 @@ impl Report {
         text
     }
 
-    /// Writes the pictures: the power spectrum of each band, and distributions of quantities.
+    /// Writes the pictures: the map, the power spectrum of each band, and distributions of quantities.
     pub fn draw(&self, folder: &Path) -> Result<()> {
+        if let Some(embedding) = &self.embedding {
+            scatter_picture(&embedding.sets()).save(&folder.join("umap.png"))?;
+        }
         let line = |name: &str, points: Vec<(f64, f64)>| Series { name: name.into(), points };
         for spectrum in &self.spectra {
             let mut chart = Chart::new(&format!("power spectrum, {}", spectrum.band), "cycles over the field", "power");
