@@ -18,6 +18,8 @@ mod disk;
 mod doctor;
 #[path = "suite/estimate.rs"]
 mod estimate;
+#[path = "suite/draw.rs"]
+mod draw;
 #[path = "suite/evaluate.rs"]
 mod evaluate;
 #[path = "suite/failpoints.rs"]
@@ -38,6 +40,8 @@ mod posterior;
 mod prior;
 #[path = "suite/products.rs"]
 mod products;
+#[path = "suite/quality.rs"]
+mod quality;
 #[path = "suite/report.rs"]
 mod report;
 #[path = "suite/simulate.rs"]

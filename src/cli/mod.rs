@@ -17,6 +17,7 @@ mod plan;
 mod report;
 mod retry;
 mod run;
+mod shared;
 mod simulate;
 mod status;
 mod train;
@@ -55,7 +56,7 @@ enum Command {
     Report(report::Args),
     /// Trains a prior from images
     Train(train::Args),
-    /// Draws galaxies from a prior
+    /// Draws galaxies from a prior: alone, or as one of many ranks; the same command goes on
     Draw(draw::Args),
     /// Measures the moments of a prior from its draws
     Moments(moments::Args),
@@ -78,7 +79,7 @@ pub fn main() -> i32 {
         return error.exit_code();
     }
     let long = match &arguments.command {
-        Command::Run(_) | Command::Train(_) | Command::Pack(_) => true,
+        Command::Run(_) | Command::Train(_) | Command::Pack(_) | Command::Draw(_) => true,
         Command::Evaluate(args) => args.is_long(),
         _ => false,
     };

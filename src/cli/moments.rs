@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use tch::{Device, Tensor};
 
-use crate::cli::draw::{BLOCK, draws};
+use crate::evaluate::draws::{BLOCK, Drawer};
 use crate::io::publish::publish_path;
 use crate::posterior::{Moments, morphology};
 use crate::prior::file::{DrawMoments, with_flux_moments};
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<i32> {
         // First how uncertain the network is: draws depend on it (a little), and must be those of the file that is written.
         prior.spread = None;
         let range = [T_MIN.max(prior.card.sigma_min), prior.card.sigma_max];
-        let some = draws(&prior, args.seed, args.steps, 0, args.count.min(SPREAD_DRAWS))?;
+        let some = Drawer::new(&prior, args.seed, args.steps)?.draws(0, args.count.min(SPREAD_DRAWS))?;
         let spread = Spread::measure(prior.denoiser.as_ref(), &prior.covariance, &some, range, args.seed, BLOCK)?;
         prior.spread = Some(spread);
     }
@@ -69,8 +69,9 @@ pub fn run(args: Args) -> Result<i32> {
     let reference = prior.card.normalisation.reference();
     let names = morphology::names(bands as usize);
     let mut samples: Vec<(String, Vec<f32>)> = names.into_iter().map(|name| (name, Vec::new())).collect();
+    let drawer = Drawer::new(&prior, args.seed, args.steps)?;
     for first in (0..args.count).step_by(CHUNK as usize) {
-        let images = draws(&prior, args.seed, args.steps, first, CHUNK.min(args.count - first))?;
+        let images = drawer.draws(first, CHUNK.min(args.count - first))?;
         let flux = to_vec(&prior.card.stretch.inverse(&images)?)?;
         for draw in flux.chunks(pixels) {
             moments.push(draw);

@@ -99,20 +99,7 @@ impl LeanNetwork {
     /// F(inputs; ln sigma): `inputs` `[B, I, n, n]`, `ln_sigma` `[B]`.
     pub fn forward(&self, inputs: &Tensor, ln_sigma: &Tensor) -> Result<Tensor> {
         let embedding = self.embedding(ln_sigma)?;
-        let mut h = self.stem.forward(&inputs.f_pixel_unshuffle(self.config.unshuffle)?)?;
-        let mut skips = Vec::with_capacity(self.levels.len());
-        for level in &self.levels {
-            if let Some(down) = &level.down {
-                h = down.forward(&h)?;
-            }
-            for block in &level.encoder {
-                h = block.forward(&h, &embedding)?;
-            }
-            skips.push(h.shallow_clone());
-        }
-        if let Some(attention) = &self.attention {
-            h = attention.forward(&h)?;
-        }
+        let (mut h, skips) = self.encode(inputs, &embedding)?;
         for (level, skip) in self.levels.iter().zip(&skips).rev() {
             if let Some((up, join)) = &level.up {
                 let side = skip.size()[2];
@@ -125,6 +112,31 @@ impl LeanNetwork {
         }
         let h = self.norm.forward(&h)?.f_silu()?;
         Ok(self.head.forward(&h)?.f_pixel_shuffle(self.config.unshuffle)?)
+    }
+
+    /// What the encoder gives the decoder at the coarsest level, averaged over places, `[B, channels]`.
+    pub fn features(&self, inputs: &Tensor, ln_sigma: &Tensor) -> Result<Tensor> {
+        let (h, _) = self.encode(inputs, &self.embedding(ln_sigma)?)?;
+        Ok(h.f_mean_dim([2i64, 3].as_slice(), false, tch::Kind::Float)?)
+    }
+
+    /// The encoder's output at the coarsest level, and what the decoder takes back at each level.
+    fn encode(&self, inputs: &Tensor, embedding: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
+        let mut h = self.stem.forward(&inputs.f_pixel_unshuffle(self.config.unshuffle)?)?;
+        let mut skips = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            if let Some(down) = &level.down {
+                h = down.forward(&h)?;
+            }
+            for block in &level.encoder {
+                h = block.forward(&h, embedding)?;
+            }
+            skips.push(h.shallow_clone());
+        }
+        if let Some(attention) = &self.attention {
+            h = attention.forward(&h)?;
+        }
+        Ok((h, skips))
     }
 
     /// Cost of one forward of one sample; convolutions and attention, multiply and add counted as two.

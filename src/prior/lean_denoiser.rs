@@ -71,6 +71,15 @@ impl Denoiser for LeanDenoiser {
         self.estimate(x, sigma)
     }
 
+    fn features(&self, x: &Tensor, sigma: f64) -> Result<Option<Tensor>> {
+        let _guard = tch::no_grad_guard();
+        self.remember(sigma)?;
+        let tables = self.tables.borrow();
+        let skip = tables.get(&sigma.to_bits()).ok_or_else(|| Error::internal("noise-level tables were lost"))?;
+        let prepared = skip.prepare(x, &Tensor::f_zeros([1], (Kind::Int64, self.device()))?)?;
+        Ok(Some(self.network.features(&prepared.inputs, &prepared.ln_sigma)?))
+    }
+
     fn flops(&self) -> f64 {
         self.network.flops()
     }

@@ -40,6 +40,11 @@ pub trait Denoiser: Send {
     /// D(x, sigma) with a gradient graph back to `x` (which has `requires_grad` set), for samplers that need one.
     fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor>;
 
+    /// What its network makes of `x` at its coarsest level, averaged over places, `[B, F]`; `None` without a network.
+    fn features(&self, _x: &Tensor, _sigma: f64) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// Cost of one forward of one sample, in floating-point operations (multiply and add are two).
     fn flops(&self) -> f64;
 }

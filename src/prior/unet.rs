@@ -103,24 +103,32 @@ impl Unet {
                 t.size()
             )));
         }
-        let angles = t.f_to_kind(Kind::Float)?.f_view([-1, 1])?.f_mul(&self.frequencies)?;
-        let waves = Tensor::f_cat(&[angles.f_cos()?, angles.f_sin()?], 1)?;
-        let embedding = self.time[1].linear(&self.time[0].linear(&waves)?.f_silu()?)?;
-        // Every residual block takes the activation of the embedding, which is therefore done once.
-        let embedding = embedding.f_silu()?;
-
-        let mut h = x.shallow_clone();
-        let mut skips = Vec::with_capacity(self.encoder.len());
-        for blocks in &self.encoder {
-            h = run(blocks, h, &embedding)?;
-            skips.push(h.shallow_clone());
-        }
-        h = run(&self.middle, h, &embedding)?;
+        let embedding = self.embedding(t)?;
+        let (mut h, mut skips) = self.encode(x, &embedding)?;
         for blocks in &self.decoder {
             let skip = skips.pop().ok_or_else(|| Error::internal("U-Net: unbalanced skip connections"))?;
             h = run(blocks, Tensor::f_cat(&[h, skip], 1)?, &embedding)?;
         }
         self.out.convolve(&self.out_norm.normalize(&h)?.f_silu()?, 1)
+    }
+
+    fn embedding(&self, t: &Tensor) -> Result<Tensor> {
+        let angles = t.f_to_kind(Kind::Float)?.f_view([-1, 1])?.f_mul(&self.frequencies)?;
+        let waves = Tensor::f_cat(&[angles.f_cos()?, angles.f_sin()?], 1)?;
+        let embedding = self.time[1].linear(&self.time[0].linear(&waves)?.f_silu()?)?;
+        // Every residual block takes the activation of the embedding, which is therefore done once.
+        Ok(embedding.f_silu()?)
+    }
+
+    /// What the middle blocks give, and the encoder's outputs that the decoder takes back.
+    fn encode(&self, x: &Tensor, embedding: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
+        let mut h = x.shallow_clone();
+        let mut skips = Vec::with_capacity(self.encoder.len());
+        for blocks in &self.encoder {
+            h = run(blocks, h, embedding)?;
+            skips.push(h.shallow_clone());
+        }
+        Ok((run(&self.middle, h, embedding)?, skips))
     }
 }
 
@@ -132,6 +140,11 @@ impl EpsilonNetwork for Unet {
     fn epsilon(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         // A learned variance, if there is one, follows the noise.
         Ok(self.forward(x, t)?.f_narrow(1, 0, self.layout.channels)?)
+    }
+
+    fn features(&self, x: &Tensor, t: &Tensor) -> Result<Option<Tensor>> {
+        let (h, _) = self.encode(x, &self.embedding(t)?)?;
+        Ok(Some(h.f_mean_dim([2i64, 3].as_slice(), false, Kind::Float)?))
     }
 
     fn flops(&self) -> f64 {

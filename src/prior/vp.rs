@@ -21,6 +21,10 @@ pub trait EpsilonNetwork: Send {
     fn shape(&self) -> [i64; 3];
     /// eps(x_t, t), `[B, C, n, n]`, for `x` of the same shape and times `t`, `[B]`, f32.
     fn epsilon(&self, x: &Tensor, t: &Tensor) -> Result<Tensor>;
+    /// What the network makes of `x` at its coarsest level, averaged over places, `[B, F]`; `None` where it has no such thing.
+    fn features(&self, _x: &Tensor, _t: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
     /// Cost of one forward of one sample (multiply and add are two).
     fn flops(&self) -> f64;
 }
@@ -38,6 +42,19 @@ impl<N: EpsilonNetwork> VpDenoiser<N> {
     pub fn new(network: N, schedule: Schedule, rescale: bool) -> Self {
         let time_scale = if rescale { 1000.0 / schedule.steps() as f64 } else { 1.0 };
         VpDenoiser { network, schedule, time_scale }
+    }
+
+    /// What the network is given for images with noise of level `sigma`: x_t and t.
+    fn prepared(&self, x: &Tensor, sigma: f64) -> Result<(Tensor, Tensor)> {
+        let Some(time) = self.schedule.time(sigma) else {
+            let [low, high] = self.sigma_range();
+            return Err(Error::usage(format!(
+                "noise level {sigma} is outside the network's range, {low:.3e} to {high:.3e}: lower t_max"
+            )));
+        };
+        let scaled = x.f_div_scalar((1.0 + sigma * sigma).sqrt())?;
+        let t = Tensor::f_full([x.size()[0]], time * self.time_scale, (Kind::Float, x.device()))?;
+        Ok((scaled, t))
     }
 
     /// The noise levels that the network was trained for, from the lowest to the highest.
@@ -71,15 +88,14 @@ impl<N: EpsilonNetwork> Denoiser for VpDenoiser<N> {
 
     /// Below the schedule's lowest level the network is asked at that level: the error is of the order of `sigma`.
     fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        let Some(time) = self.schedule.time(sigma) else {
-            let [low, high] = self.sigma_range();
-            return Err(Error::usage(format!(
-                "noise level {sigma} is outside the network's range, {low:.3e} to {high:.3e}: lower t_max"
-            )));
-        };
-        let scaled = x.f_div_scalar((1.0 + sigma * sigma).sqrt())?;
-        let t = Tensor::f_full([x.size()[0]], time * self.time_scale, (Kind::Float, x.device()))?;
+        let (scaled, t) = self.prepared(x, sigma)?;
         Ok(x.f_sub(&self.network.epsilon(&scaled, &t)?.f_mul_scalar(sigma)?)?)
+    }
+
+    fn features(&self, x: &Tensor, sigma: f64) -> Result<Option<Tensor>> {
+        let _guard = tch::no_grad_guard();
+        let (scaled, t) = self.prepared(x, sigma)?;
+        self.network.features(&scaled, &t)
     }
 
     fn flops(&self) -> f64 {

@@ -9,6 +9,7 @@ pub mod font;
 pub mod grid;
 pub mod object;
 pub mod page;
+pub mod scatter;
 pub mod table;
 
 pub use canvas::Canvas;
@@ -17,3 +18,4 @@ pub use compare::compare_picture;
 pub use dominance::dominance_picture;
 pub use grid::grid_picture;
 pub use object::object_picture;
+pub use scatter::scatter_picture;

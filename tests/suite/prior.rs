@@ -16,7 +16,7 @@ fn succeeds(folder: &Path, arguments: &[&str], code: i32) -> String {
 }
 
 /// Sixteen pixels, a dozen procedural galaxies: seconds.
-fn write_config(folder: &Path, steps: u64) {
+pub fn write_config(folder: &Path, steps: u64) {
     let config = format!(
         r#"
 [prior]

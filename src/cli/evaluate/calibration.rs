@@ -2,23 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
-use crate::cli::{DONE, RESUMABLE};
-use crate::cluster::{self, Comm, signals};
+use crate::cli::DONE;
+use crate::cli::shared::{program, shared};
+use crate::cluster::Comm;
 use crate::device::Compute;
 use crate::evaluate::calibration::config::CalibrationConfig;
 use crate::evaluate::calibration::figures;
 use crate::evaluate::calibration::report::Report;
 use crate::evaluate::calibration::run::{Outcome, Plan};
-use crate::io::digest;
 use crate::io::publish::publish_bytes;
 use crate::{Error, Result};
 
-/// Between two looks for news of other ranks.
-const PAUSE: Duration = Duration::from_millis(20);
 /// Tasks between two lines about the progress.
 const TOLD_EVERY: usize = 50;
 
@@ -37,29 +34,15 @@ pub struct Args {
 
 /// Runs the command and returns the exit code.
 pub fn run(args: &Args) -> Result<i32> {
-    let stop = signals::stop_flag()?;
-    cluster::abort_on_panic();
-    let comm = cluster::join()?;
-    let outcome = work(args, comm.as_ref(), &stop);
-    let told = tell(comm.as_ref(), &outcome);
-    // Before any return, because a rank that leaves without this makes the others wait.
-    let done = match (comm.rank(), told) {
-        (0, Ok(true)) => outcome.and_then(|(_, plan, config)| report(args, &plan, &config)),
-        (_, Ok(_)) => outcome.map(|(ended, ..)| if ended == Outcome::Finished { DONE } else { RESUMABLE }),
-        (_, Err(error)) => outcome.and(Err(error)),
-    };
-    comm.finish()?;
-    done
+    shared(|comm, stop| work(args, comm, stop), |(plan, config)| report(args, &plan, &config))
 }
 
 /// This rank's share of the tasks.
-fn work(args: &Args, comm: &dyn Comm, stop: &AtomicBool) -> Result<(Outcome, Plan, CalibrationConfig)> {
+fn work(args: &Args, comm: &dyn Comm, stop: &AtomicBool) -> Result<(Outcome, (Plan, CalibrationConfig))> {
     let config = CalibrationConfig::read(&args.config)?;
     let (local, locals) = (comm.local_rank() as u32, comm.local_size() as u32);
     let device = Compute::open(config.machine.device, local, locals, config.machine.threads)?.device;
-    let program = std::env::current_exe()
-        .map_err(|error| Error::internal(format!("cannot find the program's own file: {error}")))?;
-    let plan = Plan::new(&config, device, &digest::file(&program)?)?;
+    let plan = Plan::new(&config, device, &program()?)?;
     let total = plan.len();
     let told = |number: usize| {
         if comm.rank() == 0 && number % TOLD_EVERY < comm.size() {
@@ -67,39 +50,7 @@ fn work(args: &Args, comm: &dyn Comm, stop: &AtomicBool) -> Result<(Outcome, Pla
         }
     };
     let ended = plan.work((comm.rank(), comm.size()), stop, &told)?;
-    Ok((ended, plan, config))
-}
-
-/// Ranks tell rank 0 how they ended: the first byte is the kind, the rest an error's text. Rank 0 answers whether all are
-/// finished.
-fn tell(comm: &dyn Comm, outcome: &Result<(Outcome, Plan, CalibrationConfig)>) -> Result<bool> {
-    let message = match outcome {
-        Ok((Outcome::Finished, ..)) => vec![0],
-        Ok((Outcome::Stopped, ..)) => vec![1],
-        Err(error) => [vec![2], error.to_string().into_bytes()].concat(),
-    };
-    if comm.rank() != 0 {
-        comm.send(0, message)?;
-        return Ok(false);
-    }
-    let mut finished = message == [0];
-    let mut failed = None;
-    for _ in 1..comm.size() {
-        let (rank, message) = loop {
-            match comm.receive()? {
-                Some(news) => break news,
-                None => std::thread::sleep(PAUSE),
-            }
-        };
-        finished &= message == [0];
-        if message.first() == Some(&2) {
-            failed = Some(format!("rank {rank}: {}", String::from_utf8_lossy(&message[1..])));
-        }
-    }
-    match failed {
-        Some(why) => Err(Error::internal(why)),
-        None => Ok(finished),
-    }
+    Ok((ended, (plan, config)))
 }
 
 /// The report of a finished run: files in the output folder, and a table or JSON on the terminal.

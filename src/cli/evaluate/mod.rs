@@ -8,6 +8,7 @@ mod calibration;
 mod compare;
 mod consistency;
 mod dominance;
+mod prior;
 mod recovery;
 
 /// Arguments of `unseeing evaluate`.
@@ -30,6 +31,10 @@ enum Test {
     Compare(compare::Args),
     /// One galaxy at many magnitudes, all else the same: how much of the prior's variance the data leave
     Dominance(dominance::Args),
+    /// Draws of a prior against the images that it was trained on and held-out ones: Frechet distances, precision, recall,
+    /// density, coverage, memorisation, power spectra, distributions of quantities. Alone or under mpirun; what was
+    /// interrupted is continued
+    Prior(prior::Args),
     /// The products of a simulated survey against its truths: bias and pull of fluxes, sizes, shapes and colours, shear
     /// response, blank sky
     Recovery(recovery::Args),
@@ -38,7 +43,7 @@ enum Test {
 impl Args {
     /// Whether the command goes on when nobody reads what it prints.
     pub fn is_long(&self) -> bool {
-        matches!(self.test, Test::Calibration(_))
+        matches!(self.test, Test::Calibration(_) | Test::Prior(_))
     }
 }
 
@@ -49,6 +54,7 @@ pub fn run(args: Args) -> Result<i32> {
         Test::Calibration(args) => calibration::run(&args),
         Test::Compare(args) => compare::run(&args),
         Test::Dominance(args) => dominance::run(&args),
+        Test::Prior(args) => prior::run(&args),
         Test::Recovery(args) => recovery::run(&args),
     }
 }

@@ -15,6 +15,7 @@ use super::config::{CalibrationConfig, EXACT, PRIOR, SamplerCase};
 use super::problems::{self, Family, NetworkConfig, ProblemCase, Setting, Simulation};
 use super::record::{Cost, Numbers, Record, measure};
 use crate::config::SamplerConfig;
+pub use crate::evaluate::Outcome;
 use crate::forward::{Latent, Likelihood};
 use crate::io::{digest, publish};
 use crate::random::{BlockNoise, Purpose};
@@ -43,14 +44,6 @@ struct Prepared {
     sampler: usize,
     setting: Rc<Setting>,
     built: Rc<dyn Sampler>,
-}
-
-/// How a rank's work ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Finished,
-    /// A signal came first; another run goes on.
-    Stopped,
 }
 
 impl Plan {
