@@ -206,7 +206,10 @@ fn print(report: &Report, meta: &ShardMeta) {
             };
             let rate = |rate: &Option<features::Rate>| match rate {
                 Some(features::Rate { objects, claiming, claimed }) => {
-                    format!("{objects:>8}{:>14.3} +- {:.3} ({claimed:.2})", claiming.value, claiming.error)
+                    // A single object has no scatter.
+                    let error =
+                        if claiming.error.is_finite() { format!("+- {:.3}", claiming.error) } else { String::new() };
+                    format!("{objects:>8}{:>14.3} {error:<8} ({claimed:.2})", claiming.value)
                 }
                 None => format!("{:>8}{:>28}", 0, ""),
             };
