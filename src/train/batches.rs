@@ -1,6 +1,7 @@
 //! Training batches, made ahead of the training step by a thread of their own. Everything in a batch is a pure function of
 //! (seed, step), so that a run that is resumed sees the same batches.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -12,15 +13,17 @@ use crate::{Error, Result};
 /// Batches that wait for the training step.
 const AHEAD: usize = 4;
 
-/// B images with their noise.
+/// The images of a step, with their noise: all B of a batch, or a rank's share of them.
 #[derive(Debug, PartialEq)]
 pub struct Batch {
     pub step: u64,
-    /// Linear flux, `B x C x n x n` values.
+    /// Which of the batch's images are here.
+    pub images: Range<usize>,
+    /// Linear flux, `C x n x n` values for each of them.
     pub flux: Vec<f32>,
     /// Standard normal numbers, as many.
     pub noise: Vec<f32>,
-    /// Index of each image's noise level in the grid.
+    /// Index of each image's noise level in the grid, for all B.
     pub levels: Vec<i64>,
 }
 
@@ -36,6 +39,7 @@ pub struct BatchMaker {
     source: Arc<dyn ImageSource>,
     seed: u64,
     batch: usize,
+    images: Range<usize>,
     levels: LevelsSection,
     sigma_max: f64,
 }
@@ -46,28 +50,34 @@ impl BatchMaker {
             source,
             seed: object_seed(config.run.seed, "train"),
             batch: config.optimizer.batch,
+            images: 0..config.optimizer.batch,
             levels: config.levels.clone(),
             sigma_max,
         }
+    }
+
+    /// Makes only these images of each batch. An image is the same whoever makes it.
+    pub fn only(mut self, images: Range<usize>) -> Self {
+        self.images = images;
+        self
     }
 
     /// The batch of step `step`.
     pub fn make(&self, step: u64) -> Result<Batch> {
         let narrow = u32::try_from(step).map_err(|_| Error::internal("more than 2^32 training steps"))?;
         let pixels = self.source.shape().iter().product::<i64>() as usize;
-        let mut flux = Vec::with_capacity(self.batch * pixels);
-        let mut noise = vec![0.0; self.batch * pixels];
-        let mut levels = Vec::with_capacity(self.batch);
-        for (index, part) in noise.chunks_mut(pixels).enumerate() {
+        let mut flux = Vec::with_capacity(self.images.len() * pixels);
+        let mut noise = vec![0.0; self.images.len() * pixels];
+        for (index, part) in self.images.clone().zip(noise.chunks_mut(pixels)) {
             let image = self.source.training_image(step * self.batch as u64 + index as u64)?;
             if image.len() != pixels {
                 return Err(Error::internal(format!("training image of {} values, expected {pixels}", image.len())));
             }
             flux.extend(image);
             Key::of_seed(self.seed, index as u32, Purpose::TrainingNoise, narrow).fill_normal(part);
-            levels.push(self.level(index as u32, narrow));
         }
-        Ok(Batch { step, flux, noise, levels })
+        let levels = (0..self.batch as u32).map(|index| self.level(index, narrow)).collect();
+        Ok(Batch { step, images: self.images.clone(), flux, noise, levels })
     }
 
     /// ln sigma is normal, or uniform over the grid for a share of the images; the nearest level of the grid.

@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::forward::Stretch;
-use crate::prior::card::{Architecture, Card, Normalisation};
+use crate::prior::card::{Architecture, Card};
 use crate::prior::file::{covariance, moment_tensors, prior_bytes};
 use crate::prior::store::{Store, to_bytes};
 use crate::train::config::TrainConfig;
@@ -49,21 +49,48 @@ pub fn checkpoint_bytes(trainer: &Trainer, data_digest: &str) -> Result<Vec<u8>>
 
 /// A trainer that goes on where the checkpoint was made. Another config (but for how the machine is used) or other images
 /// are an error.
-pub fn resume(path: &Path, config: &TrainConfig, data_digest: &str, shape: [i64; 3]) -> Result<Trainer> {
+pub fn resume(
+    path: &Path,
+    config: &TrainConfig,
+    data_digest: &str,
+    shape: [i64; 3],
+    device: Device,
+) -> Result<Trainer> {
     let bytes = std::fs::read(path).map_err(|error| Error::file(path, format!("cannot read: {error}")))?;
-    resume_bytes(&bytes, config, data_digest, shape)
+    resume_bytes(&bytes, config, data_digest, shape, device)
         .map_err(|error| Error::usage(format!("{}: cannot resume: {error}", path.display())))
 }
 
 /// The same from bytes.
-pub fn resume_bytes(bytes: &[u8], config: &TrainConfig, data_digest: &str, shape: [i64; 3]) -> Result<Trainer> {
+pub fn resume_bytes(
+    bytes: &[u8],
+    config: &TrainConfig,
+    data_digest: &str,
+    shape: [i64; 3],
+    device: Device,
+) -> Result<Trainer> {
     let store = Store::from_bytes(bytes, KEY)?;
-    let header: Header = serde_json::from_str(&store.text).map_err(|error| Error::usage(format!("{error}")))?;
+    let header: Header = serde_json::from_str(&store.text)
+        .map_err(|error| Error::usage(format!("its header is not that of this program's checkpoints: {error}")))?;
     let mut ours = config.clone();
     ours.run = header.config.run.clone();
     ours.run.seed = config.run.seed;
     // What the images are is said by their digest; where they lie may change.
     ours.data = header.config.data.clone();
+    if ours.network != header.config.network {
+        return Err(Error::usage(format!(
+            "the config has changed since: the checkpoint is of another architecture, {:?}; the config has {:?}: train into \
+             another folder",
+            header.config.network, ours.network
+        )));
+    }
+    if ours.prior != header.config.prior {
+        return Err(Error::usage(format!(
+            "the config has changed since: the checkpoint is of the prior `{}` with another card ([prior]); the config's is \
+             `{}`: train into another folder, or put the config back",
+            header.config.prior.name, ours.prior.name
+        )));
+    }
     if ours != header.config {
         return Err(Error::usage("the config has changed since; train into another folder, or put the config back"));
     }
@@ -77,7 +104,7 @@ pub fn resume_bytes(bytes: &[u8], config: &TrainConfig, data_digest: &str, shape
         flux_mean: store.get("moments.flux_mean", &shape)?,
         flux_variance: store.get("moments.flux_variance", &shape)?,
     };
-    let mut trainer = Trainer::new(config, setup)?;
+    let mut trainer = Trainer::on(config, setup, device)?;
     let length = trainer.layout.length();
     for name in ["weights", "first_moment", "second_moment", "average"] {
         trainer.optimizer.restore(name, &store.get(&format!("optimizer.{name}"), &[length])?)?;
@@ -112,7 +139,7 @@ pub fn shipped_bytes(trainer: &Trainer, source: &dyn ImageSource) -> Result<Vec<
         size: config.data.size as i64,
         bands: config.data.bands.clone(),
         stretch: setup.stretch,
-        normalisation: Normalisation::ReferenceBand { band: config.reference_band()? },
+        normalisation: config.normalisation()?,
         sigma_min: config.levels.sigma_min,
         sigma_max: setup.sigma_max,
         redshift_range: config.prior.redshift_range,

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::prior::card::LeanConfig;
+use crate::config::DeviceKind;
+use crate::prior::card::{LeanConfig, Normalisation};
 use crate::train::dataset::DatasetConfig;
 use crate::{Error, Result};
 
@@ -31,6 +32,9 @@ pub struct PriorSection {
     pub name: String,
     pub redshift_range: [f64; 2],
     pub caution: String,
+    /// Scale of the asinh stretch, in units of the flux; measured on the images if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asinh_scale: Option<f64>,
 }
 
 /// How the Gaussian part of the prior is fitted.
@@ -89,6 +93,10 @@ pub struct OptimizerSection {
     pub steps: u64,
     #[serde(default = "batch")]
     pub batch: usize,
+    /// Images whose gradient is taken at once, a divisor of `batch`; all of them if it is not given. The micro-batches are
+    /// spread over the ranks and their gradients added in a fixed order: this number moves bits, that of ranks does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     #[serde(default = "learning_rate")]
     pub learning_rate: f64,
     /// Steps in which the learning rate rises.
@@ -133,6 +141,8 @@ fn ema() -> f64 {
 #[serde(deny_unknown_fields, default)]
 pub struct RunSection {
     pub seed: u64,
+    /// `cpu`, or `cuda`: each rank then takes the device of its number on the node.
+    pub device: DeviceKind,
     pub threads: u32,
     /// Seconds between checkpoints.
     pub checkpoint_interval: f64,
@@ -140,15 +150,49 @@ pub struct RunSection {
     pub evaluate_every: u64,
     /// Held-out images that are used.
     pub heldout: usize,
+    /// Steps between two sheets of draws that are kept (`draws-STEP.png`); 0 for none but the last (`draws.png`).
+    pub draw_every: u64,
+    /// The training has diverged when the mean loss of some 50 steps is so many times the least one before.
+    pub divergence: f64,
+    /// Seconds that ranks wait for each other; rank 0 measures and saves meanwhile.
+    pub hang_timeout: f64,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        RunSection { seed: 1, threads: 2, checkpoint_interval: 300.0, evaluate_every: 1000, heldout: 192 }
+        RunSection {
+            seed: 1,
+            device: DeviceKind::Cpu,
+            threads: 2,
+            checkpoint_interval: 300.0,
+            evaluate_every: 1000,
+            heldout: 192,
+            draw_every: 0,
+            divergence: 10.0,
+            hang_timeout: 1800.0,
+        }
+    }
+}
+
+impl OptimizerSection {
+    /// Images whose gradient is taken at once.
+    pub fn micro_batch(&self) -> usize {
+        self.micro_batch.unwrap_or(self.batch)
+    }
+
+    /// Micro-batches in a batch.
+    pub fn micro_batches(&self) -> usize {
+        self.batch / self.micro_batch().max(1)
     }
 }
 
 impl TrainConfig {
+    /// What makes an image's scale.
+    pub fn normalisation(&self) -> Result<Normalisation> {
+        let kind = self.data.images.as_ref().map(|images| images.normalisation).unwrap_or_default();
+        Ok(kind.of_card(self.reference_band()?))
+    }
+
     /// Index of the band whose total flux is one.
     pub fn reference_band(&self) -> Result<usize> {
         Ok(self.data.grid()?.reference)
@@ -171,6 +215,12 @@ impl TrainConfig {
         self.reference_band()?;
         if self.optimizer.batch == 0 || self.optimizer.steps == 0 {
             return wrong("optimizer", "`batch` and `steps` must be positive");
+        }
+        if self.optimizer.micro_batch() == 0 || self.optimizer.batch % self.optimizer.micro_batch() != 0 {
+            return wrong("optimizer.micro_batch", "must divide `batch`");
+        }
+        if !(self.run.divergence > 1.0) || !positive(self.run.hang_timeout) {
+            return wrong("run", "`divergence` must be above 1 and `hang_timeout` positive");
         }
         if !positive(self.levels.sigma_min) || self.levels.count < 2 || !positive(self.levels.t_max_factor) {
             return wrong("levels", "`sigma_min` and `t_max_factor` must be positive, `count` at least 2");

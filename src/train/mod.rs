@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod batches;
 pub mod checkpoint;
+pub mod collection;
 pub mod config;
 pub mod dataset;
 #[cfg(test)]
@@ -13,6 +14,8 @@ pub mod parameters;
 pub mod picture;
 pub mod procedural;
 pub mod real;
+pub mod reduce;
+pub mod rows;
 pub mod session;
 pub mod setup;
 pub mod source;

@@ -115,6 +115,7 @@ mod tests {
         OptimizerSection {
             steps: 400,
             batch: 1,
+            micro_batch: None,
             learning_rate: 0.05,
             warmup: 10,
             weight_decay: 0.0,

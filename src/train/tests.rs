@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use tch::Device;
 
+use crate::cluster::Solo;
 use crate::prior::Prior;
 use crate::prior::card::LeanConfig;
 use crate::train::batches::BatchMaker;
@@ -80,7 +81,7 @@ fn a_resumed_run_gives_the_same_bytes() {
         let mut first = trainer(&config);
         advance(&mut first, stop);
         let saved = checkpoint_bytes(&first, "d").unwrap();
-        let mut second = resume_bytes(&saved, &config, "d", [3, SIZE, SIZE]).unwrap();
+        let mut second = resume_bytes(&saved, &config, "d", [3, SIZE, SIZE], Device::Cpu).unwrap();
         assert_eq!(second.step, stop);
         advance(&mut second, 12);
         assert!(checkpoint_bytes(&second, "d").unwrap() == expected, "stopped at {stop}");
@@ -92,7 +93,10 @@ fn another_config_or_other_images_are_not_resumed() {
     let ours = config(12);
     let saved = checkpoint_bytes(&trainer(&ours), "d").unwrap();
     let message = |config: &TrainConfig, digest| {
-        resume_bytes(&saved, config, digest, [3, SIZE, SIZE]).err().map(|error| error.to_string()).unwrap_or_default()
+        resume_bytes(&saved, config, digest, [3, SIZE, SIZE], Device::Cpu)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
     };
     assert!(message(&config(13), "d").contains("config has changed"));
     let mut other = ours.clone();
@@ -151,9 +155,9 @@ fn a_session_continues_its_folder_and_leaves_a_prior() {
     let config = config(60);
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [whole, parts] = folders.each_ref().map(|folder| folder.path());
-    assert_eq!(run(&config, source(), &options(whole, None)).unwrap(), Outcome::Finished);
-    assert_eq!(run(&config, source(), &options(parts, Some(50))).unwrap(), Outcome::Stopped);
-    assert_eq!(run(&config, source(), &options(parts, None)).unwrap(), Outcome::Finished);
+    assert_eq!(run(&config, source(), &options(whole, None), &Solo, Device::Cpu).unwrap(), Outcome::Finished);
+    assert_eq!(run(&config, source(), &options(parts, Some(50)), &Solo, Device::Cpu).unwrap(), Outcome::Stopped);
+    assert_eq!(run(&config, source(), &options(parts, None), &Solo, Device::Cpu).unwrap(), Outcome::Finished);
     let read = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
     for name in ["checkpoint.safetensors", "prior.safetensors"] {
         assert!(read(whole, name) == read(parts, name), "{name} differs");
