@@ -42,7 +42,10 @@ pub fn run(args: Args) -> Result<i32> {
     if args.check {
         let config = TrainConfig::read(&args.config)?;
         device::set_threads(config.run.threads.max(1))?;
-        return report(&check(&config, config.data.open()?.as_ref(), &args.out, REFERENCES)?, args.json);
+        return report(
+            &check(&config, config.data.source(&config.optimizer)?.as_ref(), &args.out, REFERENCES)?,
+            args.json,
+        );
     }
     // First of all, so that a signal during start-up is not lost.
     let stop = signals::stop_flag()?;
@@ -72,7 +75,7 @@ fn work(args: Args, comm: &dyn Comm, stop: Arc<AtomicBool>) -> Result<Outcome> {
     let (local, locals) = (comm.local_rank() as u32, comm.local_size() as u32);
     let device = Compute::open(config.run.device, local, locals, config.run.threads.max(1))?.device;
     let options = Options { folder: args.out, stop_at: args.steps, minutes: args.minutes, stop };
-    train(&config, config.data.open()?, &options, comm, device)
+    train(&config, config.data.source(&config.optimizer)?, &options, comm, device)
 }
 
 fn report(check: &Check, json: bool) -> Result<i32> {

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::forward::Stretch;
-use crate::prior::card::{Architecture, Card};
+use crate::prior::card::Card;
 use crate::prior::file::{covariance, moment_tensors, prior_bytes};
 use crate::prior::store::{Store, to_bytes};
-use crate::train::config::TrainConfig;
+use crate::train::config::{Decay, TrainConfig};
 use crate::train::setup::Setup;
 use crate::train::source::ImageSource;
 use crate::train::trainer::Trainer;
@@ -77,11 +77,12 @@ pub fn resume_bytes(
     ours.run.seed = config.run.seed;
     // What the images are is said by their digest; where they lie may change.
     ours.data = header.config.data.clone();
-    if ours.network != header.config.network {
+    if (&ours.network, &ours.unet) != (&header.config.network, &header.config.unet) {
         return Err(Error::usage(format!(
             "the config has changed since: the checkpoint is of another architecture, {:?}; the config has {:?}: train into \
              another folder",
-            header.config.network, ours.network
+            header.config.architecture()?,
+            ours.architecture()?
         )));
     }
     if ours.prior != header.config.prior {
@@ -117,31 +118,42 @@ pub fn resume_bytes(
 pub fn shipped_bytes(trainer: &Trainer, source: &dyn ImageSource) -> Result<Vec<u8>> {
     let (config, setup) = (&trainer.config, &trainer.setup);
     let optimizer = &config.optimizer;
+    let stages: String =
+        optimizer.later.iter().map(|stage| format!(", {} from step {}", stage.batch, stage.from_step)).collect();
+    let levels = match &config.unet {
+        Some(unet) => format!(
+            "noise prediction, {} schedule of {} steps, t uniform{}",
+            unet.noise_schedule,
+            unet.diffusion_steps,
+            if unet.learn_sigma { ", learned variance" } else { "" }
+        ),
+        None => format!(
+            "ln sigma normal({}, {}) with {} log-uniform, from {} to {:.1}",
+            config.levels.ln_mean,
+            config.levels.ln_sd,
+            config.levels.uniform_share,
+            config.levels.sigma_min,
+            setup.sigma_max
+        ),
+    };
+    let fall = match optimizer.decay {
+        Decay::Cosine => " and a cosine",
+        Decay::Constant => "",
+    };
     let recipe = format!(
-        "{} of {} steps of {} images, AdamW {} with {} steps of warm-up and a cosine, average of weights {}; ln sigma \
-         normal({}, {}) with {} log-uniform, from {} to {:.1}",
-        trainer.step,
-        optimizer.steps,
-        optimizer.batch,
-        optimizer.learning_rate,
-        optimizer.warmup,
-        optimizer.ema,
-        config.levels.ln_mean,
-        config.levels.ln_sd,
-        config.levels.uniform_share,
-        config.levels.sigma_min,
-        setup.sigma_max,
+        "{} of {} steps of {} images{stages}, AdamW {} with {} steps of warm-up{fall}, average of weights {}; {levels}",
+        trainer.step, optimizer.steps, optimizer.batch, optimizer.learning_rate, optimizer.warmup, optimizer.ema
     );
     let card = Card {
         name: config.prior.name.clone(),
-        architecture: Architecture::Lean(config.network.clone()),
+        architecture: config.architecture()?,
         pixel_kpc: config.data.pixel_kpc,
         size: config.data.size as i64,
         bands: config.data.bands.clone(),
         stretch: setup.stretch,
         normalisation: config.normalisation()?,
-        sigma_min: config.levels.sigma_min,
-        sigma_max: setup.sigma_max,
+        sigma_min: trainer.range()[1],
+        sigma_max: trainer.range()[0],
         redshift_range: config.prior.redshift_range,
         resolution_kpc: source.resolution_kpc(),
         training_data: source.description(),

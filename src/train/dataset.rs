@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::augment::{self, AugmentationConfig};
 use super::collection::cache::{CachedImages, ImagesSection};
+use super::config::OptimizerSection;
 use super::procedural::{self, Grid};
 use super::real::{self, RealGalaxy, RealSource};
 use super::source::ImageSource;
@@ -74,14 +75,14 @@ impl Default for DatasetConfig {
 
 impl DatasetConfig {
     /// The images that it describes, as the training loop sees them.
-    pub fn open(&self) -> Result<Arc<dyn ImageSource>> {
+    pub fn source(&self, optimizer: &OptimizerSection) -> Result<Arc<dyn ImageSource>> {
         let Some(images) = &self.images else { return Ok(Arc::new(Dataset::open(self)?)) };
         if !self.real.is_empty() {
             return Err(Error::usage(
                 "[data.images] and [[data.real]] exclude each other: all images come from the file",
             ));
         }
-        Ok(Arc::new(CachedImages::open(images, &self.grid()?, self.seed, vec![(0, images.shift)])?))
+        Ok(Arc::new(CachedImages::open(images, &self.grid()?, self.seed, optimizer.shifts(images.shift))?))
     }
 
     /// The grid that it describes; an error says what is wrong with it.

@@ -9,6 +9,7 @@ pub mod dataset;
 #[cfg(test)]
 mod gallery;
 pub mod heldout;
+pub mod objective;
 pub mod optimizer;
 pub mod parameters;
 pub mod picture;

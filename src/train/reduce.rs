@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 use crate::cluster::Comm;
 use crate::error::exit::RESUMABLE;
 use crate::posterior::tree::TreeNode;
+use crate::train::config::OptimizerSection;
 use crate::{Error, Result};
 
 /// Numbers in a bucket: 4 MiB.
@@ -90,6 +91,8 @@ fn total(node: TreeNode, leaves: u32, found: &mut BTreeMap<TreeNode, Tensor>) ->
 /// Adds over the ranks of a job, step by step.
 pub struct Reducer<'a> {
     comm: &'a dyn Comm,
+    /// Images in a micro-batch, and micro-batches in this step's batch.
+    micro: usize,
     micro_batches: u32,
     /// How long the other ranks may be silent.
     patience: Duration,
@@ -100,7 +103,8 @@ pub struct Reducer<'a> {
 
 impl<'a> Reducer<'a> {
     /// For the ranks of `comm`. More ranks than micro-batches are a usage error.
-    pub fn new(comm: &'a dyn Comm, micro_batches: usize, patience: Duration) -> Result<Self> {
+    pub fn new(comm: &'a dyn Comm, optimizer: &OptimizerSection, patience: Duration) -> Result<Self> {
+        let micro_batches = optimizer.least_micro_batches();
         if comm.size() > micro_batches {
             return Err(Error::usage(format!(
                 "{} ranks, but a batch has {micro_batches} micro-batches: start at most so many ranks, or make \
@@ -108,16 +112,13 @@ impl<'a> Reducer<'a> {
                 comm.size()
             )));
         }
-        Ok(Reducer { comm, micro_batches: micro_batches as u32, patience, step: 0, early: Vec::new() })
+        Ok(Reducer { comm, micro: optimizer.micro_batch(), micro_batches: 0, patience, step: 0, early: Vec::new() })
     }
 
-    /// The micro-batches of this rank.
-    pub fn share(&self) -> Range<usize> {
-        share(self.comm.rank(), self.comm.size(), self.micro_batches as usize)
-    }
-
-    /// The sum of all micro-batches' vectors, on the CPU. Every rank must call it once for each step.
-    pub fn sum(&mut self, own: Partial) -> Result<Tensor> {
+    /// The sum of all micro-batches' vectors, on the CPU, in a batch of so many images. Every rank must call it once for each
+    /// step.
+    pub fn sum(&mut self, own: Partial, batch: usize) -> Result<Tensor> {
+        self.micro_batches = (batch / self.micro) as u32;
         let root = TreeNode::root(self.micro_batches);
         let mut mine = BTreeMap::new();
         for (node, value) in own.nodes {
@@ -260,20 +261,25 @@ mod tests {
     /// Three buckets, the last one short.
     const LENGTH: i64 = 2 * BUCKET + 77;
 
+    /// Micro-batches of one image.
+    fn optimizer(micro_batches: usize) -> OptimizerSection {
+        toml::from_str(&format!("steps = 3\nbatch = {micro_batches}\nmicro_batch = 1")).unwrap()
+    }
+
     fn sums(count: usize, micro_batches: usize) -> Vec<Tensor> {
         let run = move |comm: crate::cluster::local::Local| {
-            let mut reducer = Reducer::new(&comm, micro_batches, Duration::from_secs(60)).unwrap();
+            let mut reducer = Reducer::new(&comm, &optimizer(micro_batches), Duration::from_secs(60)).unwrap();
             let mut found = Vec::new();
             for step in 0..3 {
                 let mut own = Partial::default();
-                for micro_batch in reducer.share() {
+                for micro_batch in share(comm.rank(), comm.size(), micro_batches) {
                     // Few random numbers, repeated: what matters is that sums in another order differ.
                     let few = Key::new(1, "g", micro_batch as u32, Purpose::Evaluation, step).normal(1000);
                     let repeats = LENGTH / 1000 + 1;
                     let vector = Tensor::from_slice(&few).repeat([repeats]).narrow(0, 0, LENGTH).contiguous();
                     own.push(micro_batch as u32, vector).unwrap();
                 }
-                found.push(reducer.sum(own).unwrap());
+                found.push(reducer.sum(own, micro_batches).unwrap());
             }
             found.remove(2)
         };
@@ -296,7 +302,7 @@ mod tests {
     #[test]
     fn more_ranks_than_micro_batches_are_refused() {
         let comm = ranks(3).remove(0);
-        let error = Reducer::new(&comm, 2, Duration::ZERO).err().unwrap();
+        let error = Reducer::new(&comm, &optimizer(2), Duration::ZERO).err().unwrap();
         assert!(error.exit_code() == 2 && error.to_string().contains("3 ranks"), "{error}");
     }
 }

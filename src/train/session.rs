@@ -40,6 +40,8 @@ use crate::{Error, Result};
 const CHECKPOINT: &str = "checkpoint.safetensors";
 /// Steps in a row of the loss log.
 const ROW: u64 = 50;
+/// The loss of a network that says nothing is about one.
+const SILENT: f64 = 1.0;
 /// Draws on the contact sheet, and their noise levels.
 const DRAWS: u32 = 24;
 const DRAW_STEPS: u32 = 24;
@@ -74,8 +76,8 @@ pub fn run(
     device: Device,
 ) -> Result<Outcome> {
     let began = Instant::now();
-    let patience = Duration::from_secs_f64(config.run.hang_timeout);
-    let mut reducer = Reducer::new(comm, config.optimizer.micro_batches(), patience)?;
+    let patience = Duration::try_from_secs_f64(config.run.hang_timeout).unwrap_or(Duration::MAX);
+    let mut reducer = Reducer::new(comm, &config.optimizer, patience)?;
     let mut trainer = begin(config, source.as_ref(), &options.folder, comm, device)?;
     let mut record = match comm.rank() {
         0 => Some(Record::open(config, source.as_ref(), &options.folder, &trainer)?),
@@ -94,12 +96,10 @@ pub fn run(
         );
     }
     let last = options.stop_at.map_or(config.optimizer.steps, |stop| stop.min(config.optimizer.steps));
-    let micro = config.optimizer.micro_batch();
-    let images = reducer.share();
     let maker = BatchMaker::new(source.clone(), config, trainer.setup.sigma_max);
-    let batches = maker.only(images.start * micro..images.end * micro).start(trainer.step);
+    let batches = maker.only(comm.rank(), comm.size()).start(trainer.step);
     let mut row = Row::default();
-    let mut least = f64::INFINITY;
+    let mut least = SILENT;
     let (mut saved, mut row_began) = (Instant::now(), Instant::now());
     while trainer.step < last {
         let asked = Instant::now();
@@ -107,7 +107,7 @@ pub fn run(
         row.waited += asked.elapsed().as_secs_f64();
         let over = options.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > 60.0 * minutes);
         let stop = over || options.stop.load(Ordering::Relaxed);
-        let total = reducer.sum(trainer.partial(&batch, stop)?)?;
+        let total = reducer.sum(trainer.partial(&batch, stop)?, batch.levels.len())?;
         let report = trainer.apply(&total, &batch.levels)?;
         row.add(&report);
         let row_ends = trainer.step % ROW == 0 || trainer.step == last;
@@ -207,7 +207,7 @@ impl<'a> Record<'a> {
 
     /// The end of a row that took so long.
     fn row(&mut self, trainer: &Trainer, row: &Row, seconds: f64) -> Result<()> {
-        let batch = trainer.config.optimizer.batch;
+        let batch = trainer.config.optimizer.batch_at(trainer.step - 1).0;
         self.log.write(&row.text(trainer.step, trainer.optimizer.learning_rate(trainer.step - 1), batch, seconds))?;
         if trainer.step % (10 * ROW) == 0 {
             eprintln!("train: step {}, loss {:.4}", trainer.step, row.loss());
@@ -266,11 +266,11 @@ pub struct Check {
 /// Draws of the prior by the averaged weights, always from the same noise.
 fn draws(trainer: &Trainer, count: u32) -> Result<Tensor> {
     let denoiser = trainer.denoiser()?;
-    let range = [trainer.setup.sigma_max, trainer.config.levels.sigma_min];
+    let covariance = trainer.setup.covariance.to_device(trainer.optimizer.weights.device())?;
     let mut parts = Vec::new();
     for first in (0..count).step_by(DRAWS as usize) {
         let noise = BlockNoise::new(trainer.config.run.seed, "draws", first, DRAWS.min(count - first));
-        parts.push(ancestral::draw(&denoiser, &trainer.setup.covariance, range, DRAW_STEPS, &noise)?);
+        parts.push(ancestral::draw(denoiser.as_ref(), &covariance, trainer.range(), DRAW_STEPS, &noise)?);
     }
-    Ok(Tensor::f_cat(&parts, 0)?)
+    Ok(Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?)
 }
