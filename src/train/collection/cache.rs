@@ -115,8 +115,9 @@ impl CachedImages {
             return Err(wrong(format!("dataset `images` is not {expected:?} of float32: the file is damaged")));
         }
         let (_, flags) = reader.read::<u8>("heldout")?;
-        if flags.len() != digests.len() || flags.iter().all(|&flag| flag != 0) {
-            return Err(wrong("no image is left to train on".into()));
+        if flags.len() != digests.len() || [0, 1].iter().any(|side| !flags.contains(side)) {
+            let what = "needs images to train on and images held out: more subhalos, or another heldout_fraction";
+            return Err(wrong(what.into()));
         }
         let side = |wanted: bool| (0..flags.len()).filter(|&index| (flags[index] != 0) == wanted).collect::<Vec<_>>();
         Ok(CachedImages {

@@ -62,7 +62,7 @@ pub fn read(item: &Item, config: &CollectionConfig, reference: usize) -> Result<
             let [height, width] = shape.map(|side| side as f64 * pitch);
             return Err(format!("band {}: too small: {width:.1} x {height:.1} kpc, {needed:.1} are needed", band.name));
         }
-        let plane = file.section(&hdu, (0, shape[0]), (0, shape[1])).map_err(text)?;
+        let plane = file.exact_section(&hdu, (0, shape[0]), (0, shape[1])).map_err(text)?;
         let linear = linear(&plane.values, config.units).map_err(|what| format!("band {}: {what}", band.name))?;
         let image = resample(&linear, shape, count, ratio);
         let total: f64 = image.iter().sum();
@@ -78,20 +78,20 @@ pub fn read(item: &Item, config: &CollectionConfig, reference: usize) -> Result<
 
 /// Flux per pixel in a unit that all bands share. Magnitudes of +inf are no light; anything else that is not a number
 /// makes the image useless.
-fn linear(values: &[f32], units: Units) -> Result<Vec<f64>, String> {
-    let bad = |value: f32| match units {
+fn linear(values: &[f64], units: Units) -> Result<Vec<f64>, String> {
+    let bad = |value: f64| match units {
         Units::Flux => !value.is_finite(),
-        Units::MagPerArcsec2 | Units::MagPerPixel => value.is_nan() || value == f32::NEG_INFINITY,
+        Units::MagPerArcsec2 | Units::MagPerPixel => value.is_nan() || value == f64::NEG_INFINITY,
     };
     let count = values.iter().filter(|&&value| bad(value)).count();
     if count > 0 {
         return Err(format!("{count} pixels are NaN or infinite"));
     }
     Ok(match units {
-        Units::Flux => values.iter().map(|&value| f64::from(value)).collect(),
+        Units::Flux => values.to_vec(),
         // The pixel's area is the same all over an image and in all bands, and the total is set to one.
         Units::MagPerArcsec2 | Units::MagPerPixel => {
-            values.iter().map(|&value| 10f64.powf(-0.4 * (f64::from(value) - 22.0))).collect()
+            values.iter().map(|&value| 10f64.powf(-0.4 * (value - 22.0))).collect()
         }
     })
 }

@@ -14,13 +14,18 @@ const SIDE: usize = 40;
 /// f32 sums.
 const TOLERANCE: f64 = 1e-5;
 
-/// A round blob of magnitude `mag` per pixel in its middle, a little off centre; no light beyond eight pixels.
-fn plane(mag: f32, side: usize) -> Vec<f32> {
+/// A round blob of magnitude `mag` per pixel in its middle, a little off centre, that falls by `slope`; no light beyond eight
+/// pixels.
+fn blob(mag: f32, slope: f32, side: usize) -> Vec<f32> {
     let at = |x: f32, y: f32| {
         let r2 = (x - side as f32 / 2.0).powi(2) + (y - side as f32 / 2.0 - 1.0).powi(2);
-        if r2 < 64.0 { mag + 0.1 * r2 } else { f32::INFINITY }
+        if r2 < 64.0 { mag + slope * r2 } else { f32::INFINITY }
     };
     (0..side * side).map(|p| at((p % side) as f32, (p / side) as f32)).collect()
+}
+
+fn plane(mag: f32, side: usize) -> Vec<f32> {
+    blob(mag, 0.1, side)
 }
 
 fn write(path: &Path, bands: &[(&str, Vec<f32>)], side: usize) {
@@ -40,7 +45,7 @@ fn write(path: &Path, bands: &[(&str, Vec<f32>)], side: usize) {
 }
 
 fn galaxy(folder: &Path, name: &str, mag: f32) {
-    let band = |letter: &str, offset: f32| (format!("SUBARU_HSC.{letter}"), plane(mag + offset, SIDE));
+    let band = |letter: &str, offset: f32| (format!("SUBARU_HSC.{letter}"), blob(mag + offset, 0.1 + 0.01 * (mag - 20.0), SIDE));
     let bands = [band("G", 0.5), band("R", 0.0), band("I", -0.2)];
     let bands: Vec<(&str, Vec<f32>)> = bands.iter().map(|(name, values)| (name.as_str(), values.clone())).collect();
     write(&folder.join(name), &bands, SIDE);
@@ -172,7 +177,11 @@ fn images_are_normalised_functions_of_their_number() {
     }
     assert_ne!(images.digest(), open(folder.path(), NormalisationKind::BandPeak, 1).digest());
     // Before the stage with shifts there is none: an image then is one of the eight views of a stored one.
-    let row = |draw: u64| images.training_image(draw).unwrap().iter().map(|v| (v * 1e6) as i64).sum::<i64>();
+    let spread = |p: usize| ((p % 8) as f32 - 3.5).powi(2) + ((p / 8 % 8) as f32 - 3.5).powi(2);
+    let row = |draw: u64| {
+        let image = images.training_image(draw).unwrap();
+        image.iter().enumerate().map(|(p, v)| (v * spread(p) * 1e6) as i64).sum::<i64>()
+    };
     let still: std::collections::BTreeSet<i64> = (0..100).map(row).collect();
     let shifted: std::collections::BTreeSet<i64> = (100..200).map(row).collect();
     assert!(still.len() <= 24 && shifted.len() > 24, "{} {}", still.len(), shifted.len());
