@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::{Error, Result};
 
 mod catalogue;
+mod dataset;
 mod doctor;
 mod draw;
 mod evaluate;
@@ -54,7 +55,9 @@ enum Command {
     Export(export::Args),
     /// Draws pictures and tables of a survey
     Report(report::Args),
-    /// Trains a prior from images
+    /// Makes one file to train on of a collection of simulated images
+    Dataset(dataset::Args),
+    /// Trains a prior from images: alone, or as one of many ranks (mpirun, srun)
     Train(train::Args),
     /// Draws galaxies from a prior: alone, or as one of many ranks; the same command goes on
     Draw(draw::Args),
@@ -80,6 +83,7 @@ pub fn main() -> i32 {
     }
     let long = match &arguments.command {
         Command::Run(_) | Command::Train(_) | Command::Pack(_) | Command::Draw(_) => true,
+        Command::Run(_) | Command::Dataset(_) | Command::Train(_) | Command::Pack(_) => true,
         Command::Evaluate(args) => args.is_long(),
         _ => false,
     };
@@ -97,6 +101,7 @@ pub fn main() -> i32 {
         Command::Catalogue(args) => catalogue::run(args),
         Command::Export(args) => export::run(args),
         Command::Report(args) => report::run(args),
+        Command::Dataset(args) => dataset::run(args),
         Command::Train(args) => train::run(args),
         Command::Draw(args) => draw::run(args),
         Command::Moments(args) => moments::run(args),

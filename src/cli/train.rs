@@ -1,4 +1,4 @@
-//! `unseeing train`: trains a prior from images.
+//! `unseeing train`: trains a prior from images: alone, or as one of many ranks (mpirun, srun).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args as ClapArgs;
 
-use crate::train::Dataset;
+use crate::cluster::{self, Comm, signals};
+use crate::device::{self, Compute};
 use crate::train::config::TrainConfig;
 use crate::train::session::{Check, Options, Outcome, check, run as train};
-use crate::train::source::ImageSource;
 use crate::{Error, Result, cli};
 
 /// Arguments of `unseeing train`.
@@ -39,23 +39,43 @@ const REFERENCES: u64 = 8192;
 
 /// Runs the command and returns the exit code.
 pub fn run(args: Args) -> Result<i32> {
-    let config = TrainConfig::read(&args.config)?;
-    let threads = i32::try_from(config.run.threads.max(1)).map_err(|_| Error::usage("run.threads is too large"))?;
-    tch::set_num_threads(threads);
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGUSR1, libc::SIGTERM, libc::SIGINT] {
-        signal_hook::flag::register(signal, stop.clone())
-            .map_err(|error| Error::internal(format!("cannot catch signal {signal}: {error}")))?;
-    }
-    let source: Arc<dyn ImageSource> = Arc::new(Dataset::open(&config.data)?);
     if args.check {
-        return report(&check(&config, source.as_ref(), &args.out, REFERENCES)?, args.json);
+        let config = TrainConfig::read(&args.config)?;
+        device::set_threads(config.run.threads.max(1))?;
+        return report(
+            &check(&config, config.data.source(&config.optimizer)?.as_ref(), &args.out, REFERENCES)?,
+            args.json,
+        );
     }
-    let options = Options { folder: args.out, stop_at: args.steps, minutes: args.minutes, stop };
-    Ok(match train(&config, source, &options)? {
-        Outcome::Finished => cli::DONE,
-        Outcome::Stopped => cli::RESUMABLE,
+    // First of all, so that a signal during start-up is not lost.
+    let stop = signals::stop_flag()?;
+    signals::stop_before_the_end(&stop);
+    cluster::abort_on_panic();
+    let comm = cluster::join()?;
+    let outcome = work(args, comm.as_ref(), stop);
+    if let Err(error) = &outcome
+        && comm.size() > 1
+    {
+        // The other ranks may be waiting for this one's gradient.
+        eprintln!("error: rank {}: {error}", comm.rank());
+        comm.abort(error.exit_code());
+    }
+    let rank = comm.rank();
+    // Before any return, because a rank that leaves without this makes the others wait.
+    comm.finish()?;
+    Ok(match (outcome?, rank) {
+        (Outcome::Stopped, 0) => cli::RESUMABLE,
+        _ => cli::DONE,
     })
+}
+
+/// This rank's part of the training.
+fn work(args: Args, comm: &dyn Comm, stop: Arc<AtomicBool>) -> Result<Outcome> {
+    let config = TrainConfig::read(&args.config)?;
+    let (local, locals) = (comm.local_rank() as u32, comm.local_size() as u32);
+    let device = Compute::open(config.run.device, local, locals, config.run.threads.max(1))?.device;
+    let options = Options { folder: args.out, stop_at: args.steps, minutes: args.minutes, stop };
+    train(&config, config.data.source(&config.optimizer)?, &options, comm, device)
 }
 
 fn report(check: &Check, json: bool) -> Result<i32> {

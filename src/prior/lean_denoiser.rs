@@ -88,9 +88,9 @@ impl Denoiser for LeanDenoiser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prior::card::LeanConfig;
+    use crate::prior::card::{Architecture, LeanConfig};
     use crate::random::{BlockNoise, Key, Purpose};
-    use crate::train::parameters::Layout;
+    use crate::train::parameters::{Layout, Network};
 
     /// f32 rounding, and the two forms of the Woodbury identity.
     const F32_TOLERANCE: f64 = 1e-4;
@@ -106,11 +106,13 @@ mod tests {
 
     fn denoiser(noise: f64) -> LeanDenoiser {
         let config = LeanConfig { channels: vec![16, 16], unshuffle: 2, blocks: 1, heads: 2 };
-        let layout = Layout::new(&config, [2, 16, 16]).unwrap();
+        let layout = Layout::new(&Architecture::Lean(config), [2, 16, 16]).unwrap();
         let flat = layout.initial(3).unwrap();
         let extra = Key::new(2, "extra", 0, Purpose::Weights, 0).normal(layout.length() as usize);
-        let (network, _) = layout.network(&(flat + Tensor::from_slice(&extra) * noise), false).unwrap();
-        LeanDenoiser::new(network, covariance())
+        match layout.network(&(flat + Tensor::from_slice(&extra) * noise), false).unwrap().0 {
+            Network::Lean(network) => LeanDenoiser::new(network, covariance()),
+            Network::Unet(_) => unreachable!("the layout is that of a lean network"),
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::prior::card::LeanConfig;
+use crate::config::DeviceKind;
+use crate::prior::card::{Architecture, LeanConfig, Normalisation, UnetConfig};
 use crate::train::dataset::DatasetConfig;
 use crate::{Error, Result};
 
@@ -14,7 +15,12 @@ use crate::{Error, Result};
 pub struct TrainConfig {
     pub prior: PriorSection,
     pub data: DatasetConfig,
-    pub network: LeanConfig,
+    /// The lean network, trained by denoising with the Gaussian skip (EDM); or else
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<LeanConfig>,
+    /// the improved-diffusion U-Net, trained to predict the noise (VP).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unet: Option<UnetSection>,
     #[serde(default)]
     pub covariance: CovarianceSection,
     #[serde(default)]
@@ -24,6 +30,33 @@ pub struct TrainConfig {
     pub run: RunSection,
 }
 
+/// The improved-diffusion U-Net and its diffusion; its size is that of the images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnetSection {
+    pub num_channels: i64,
+    pub num_res_blocks: i64,
+    pub num_heads: i64,
+    /// Comma-separated image sizes at which attention acts.
+    pub attention_resolutions: String,
+    /// The variance is learned too, with the hybrid loss.
+    #[serde(default)]
+    pub learn_sigma: bool,
+    /// `cosine` or `linear`.
+    #[serde(default = "cosine")]
+    pub noise_schedule: String,
+    #[serde(default = "thousand")]
+    pub diffusion_steps: i64,
+}
+
+fn cosine() -> String {
+    "cosine".into()
+}
+
+fn thousand() -> i64 {
+    1000
+}
+
 /// What the prior's card will say that the training cannot know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +64,9 @@ pub struct PriorSection {
     pub name: String,
     pub redshift_range: [f64; 2],
     pub caution: String,
+    /// Scale of the asinh stretch, in units of the flux; measured on the images if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asinh_scale: Option<f64>,
 }
 
 /// How the Gaussian part of the prior is fitted.
@@ -89,19 +125,58 @@ pub struct OptimizerSection {
     pub steps: u64,
     #[serde(default = "batch")]
     pub batch: usize,
+    /// Images whose gradient is taken at once, a divisor of `batch`; all of them if it is not given. The micro-batches are
+    /// spread over the ranks and their gradients added in a fixed order: this number moves bits, that of ranks does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Later stages: from their step on with another batch, and other shifts of `[data.images]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<Stage>,
     #[serde(default = "learning_rate")]
     pub learning_rate: f64,
+    /// What becomes of the learning rate after the warm-up.
+    #[serde(default)]
+    pub decay: Decay,
+    /// Memory of the gradient's square.
+    #[serde(default = "beta2")]
+    pub beta2: f64,
     /// Steps in which the learning rate rises.
     #[serde(default = "warmup")]
     pub warmup: u64,
     #[serde(default = "weight_decay")]
     pub weight_decay: f64,
-    /// Largest norm of the gradient.
+    /// Largest norm of the gradient; 0 for none.
     #[serde(default = "clip")]
     pub clip: f64,
     /// Decay of the moving average per step, once warm.
     #[serde(default = "ema")]
     pub ema: f64,
+}
+
+/// A part of a training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Its first step.
+    pub from_step: u64,
+    pub batch: usize,
+    #[serde(default)]
+    pub shift: usize,
+}
+
+/// How the learning rate falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    /// Half a cosine down to a hundredth.
+    #[default]
+    Cosine,
+    /// Not at all.
+    Constant,
+}
+
+fn beta2() -> f64 {
+    0.99
 }
 
 fn batch() -> usize {
@@ -133,6 +208,8 @@ fn ema() -> f64 {
 #[serde(deny_unknown_fields, default)]
 pub struct RunSection {
     pub seed: u64,
+    /// `cpu`, or `cuda`: each rank then takes the device of its number on the node.
+    pub device: DeviceKind,
     pub threads: u32,
     /// Seconds between checkpoints.
     pub checkpoint_interval: f64,
@@ -140,15 +217,108 @@ pub struct RunSection {
     pub evaluate_every: u64,
     /// Held-out images that are used.
     pub heldout: usize,
+    /// Steps between two sheets of draws that are kept (`draws-STEP.png`); 0 for none but the last (`draws.png`).
+    pub draw_every: u64,
+    /// The training has diverged when the mean loss of some 50 steps is so many times the least one before.
+    pub divergence: f64,
+    /// Seconds that ranks wait for each other; rank 0 measures and saves meanwhile.
+    pub hang_timeout: f64,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        RunSection { seed: 1, threads: 2, checkpoint_interval: 300.0, evaluate_every: 1000, heldout: 192 }
+        RunSection {
+            seed: 1,
+            device: DeviceKind::Cpu,
+            threads: 2,
+            checkpoint_interval: 300.0,
+            evaluate_every: 1000,
+            heldout: 192,
+            draw_every: 0,
+            divergence: 10.0,
+            hang_timeout: 1800.0,
+        }
+    }
+}
+
+impl OptimizerSection {
+    /// Images whose gradient is taken at once.
+    pub fn micro_batch(&self) -> usize {
+        self.micro_batch.unwrap_or(self.batch)
+    }
+
+    /// The batch of step `step`, and the number of its first draw.
+    pub fn batch_at(&self, step: u64) -> (usize, u64) {
+        let (mut first, mut batch, mut draw) = (0, self.batch, 0);
+        for stage in self.later.iter().take_while(|stage| stage.from_step <= step) {
+            draw += (stage.from_step - first) * batch as u64;
+            (first, batch) = (stage.from_step, stage.batch);
+        }
+        (batch, draw + (step - first) * batch as u64)
+    }
+
+    /// Least number of micro-batches in a batch.
+    pub fn least_micro_batches(&self) -> usize {
+        let batches = self.later.iter().map(|stage| stage.batch);
+        batches.fold(self.batch, usize::min) / self.micro_batch().max(1)
+    }
+
+    /// The largest shifts, each with the draw from which on it holds: `shift`, then those of the later stages.
+    pub fn shifts(&self, shift: usize) -> Vec<(u64, usize)> {
+        let later = self.later.iter().map(|stage| (self.batch_at(stage.from_step).1, stage.shift));
+        std::iter::once((0, shift)).chain(later).collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        let wrong = |what: &str| Err(Error::usage(format!("optimizer: {what}")));
+        let batches: Vec<usize> =
+            std::iter::once(self.batch).chain(self.later.iter().map(|stage| stage.batch)).collect();
+        if self.steps == 0 || batches.contains(&0) {
+            return wrong("`batch` and `steps` must be positive");
+        }
+        let micro = self.micro_batch();
+        if micro == 0 || batches.iter().any(|batch| batch % micro != 0) {
+            return wrong("`micro_batch` must divide every `batch` (and be given where there are `later` stages)");
+        }
+        if self.later.iter().zip(&self.later[1.min(self.later.len())..]).any(|(a, b)| a.from_step >= b.from_step)
+            || self.later.first().is_some_and(|stage| stage.from_step == 0)
+        {
+            return wrong("the `from_step` of `later` stages must rise, from 1 on");
+        }
+        if !(0.0..1.0).contains(&self.beta2) || !(self.clip >= 0.0) {
+            return wrong("`beta2` must be in [0, 1) and `clip` not negative");
+        }
+        Ok(())
     }
 }
 
 impl TrainConfig {
+    /// The network that is trained; its kind also says by which loss.
+    pub fn architecture(&self) -> Result<Architecture> {
+        match (&self.network, &self.unet) {
+            (Some(lean), None) => Ok(Architecture::Lean(lean.clone())),
+            (None, Some(unet)) => Ok(Architecture::Unet(UnetConfig {
+                image_size: self.data.size as i64,
+                num_channels: unet.num_channels,
+                num_res_blocks: unet.num_res_blocks,
+                num_heads: unet.num_heads,
+                attention_resolutions: unet.attention_resolutions.clone(),
+                learn_sigma: unet.learn_sigma,
+                noise_schedule: unet.noise_schedule.clone(),
+                diffusion_steps: unet.diffusion_steps,
+                use_scale_shift_norm: true,
+                rescale_timesteps: true,
+            })),
+            _ => Err(Error::usage("one of [network] (lean, EDM) and [unet] (improved-diffusion, VP) must be there")),
+        }
+    }
+
+    /// What makes an image's scale.
+    pub fn normalisation(&self) -> Result<Normalisation> {
+        let kind = self.data.images.as_ref().map(|images| images.normalisation).unwrap_or_default();
+        Ok(kind.of_card(self.reference_band()?))
+    }
+
     /// Index of the band whose total flux is one.
     pub fn reference_band(&self) -> Result<usize> {
         Ok(self.data.grid()?.reference)
@@ -169,8 +339,13 @@ impl TrainConfig {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let wrong = |key: &str, what: &str| Err(Error::usage(format!("{key}: {what}")));
         self.reference_band()?;
-        if self.optimizer.batch == 0 || self.optimizer.steps == 0 {
-            return wrong("optimizer", "`batch` and `steps` must be positive");
+        self.optimizer.check()?;
+        if self.prior.asinh_scale.is_some_and(|scale| !positive(scale)) {
+            return wrong("prior.asinh_scale", "expected a positive number");
+        }
+        self.architecture()?;
+        if !(self.run.divergence > 1.0) || !positive(self.run.hang_timeout) {
+            return wrong("run", "`divergence` must be above 1 and `hang_timeout` positive");
         }
         if !positive(self.levels.sigma_min) || self.levels.count < 2 || !positive(self.levels.t_max_factor) {
             return wrong("levels", "`sigma_min` and `t_max_factor` must be positive, `count` at least 2");

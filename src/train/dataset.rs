@@ -2,13 +2,17 @@
 //! of both. Every image is a pure function of (seed, draw).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::f16;
 use serde::{Deserialize, Serialize};
 
 use super::augment::{self, AugmentationConfig};
+use super::collection::cache::{CachedImages, ImagesSection};
+use super::config::OptimizerSection;
 use super::procedural::{self, Grid};
 use super::real::{self, RealGalaxy, RealSource};
+use super::source::ImageSource;
 use super::stream::Stream;
 use crate::random::Purpose;
 use crate::{Error, Result};
@@ -43,6 +47,9 @@ pub struct DatasetConfig {
     pub cache: Option<PathBuf>,
     pub augmentation: AugmentationConfig,
     pub real: Vec<RealSource>,
+    /// A file of `unseeing dataset`: all images come from it, and nothing above is used but the grid and the seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<ImagesSection>,
 }
 
 impl Default for DatasetConfig {
@@ -61,11 +68,23 @@ impl Default for DatasetConfig {
             cache: None,
             augmentation: AugmentationConfig::default(),
             real: Vec::new(),
+            images: None,
         }
     }
 }
 
 impl DatasetConfig {
+    /// The images that it describes, as the training loop sees them.
+    pub fn source(&self, optimizer: &OptimizerSection) -> Result<Arc<dyn ImageSource>> {
+        let Some(images) = &self.images else { return Ok(Arc::new(Dataset::open(self)?)) };
+        if !self.real.is_empty() {
+            return Err(Error::usage(
+                "[data.images] and [[data.real]] exclude each other: all images come from the file",
+            ));
+        }
+        Ok(Arc::new(CachedImages::open(images, &self.grid()?, self.seed, optimizer.shifts(images.shift))?))
+    }
+
     /// The grid that it describes; an error says what is wrong with it.
     pub fn grid(&self) -> Result<Grid> {
         let reference = self.bands.iter().position(|band| *band == self.reference_band).ok_or_else(|| {

@@ -3,16 +3,20 @@
 pub mod augment;
 pub mod batches;
 pub mod checkpoint;
+pub mod collection;
 pub mod config;
 pub mod dataset;
 #[cfg(test)]
 mod gallery;
 pub mod heldout;
+pub mod objective;
 pub mod optimizer;
 pub mod parameters;
 pub mod picture;
 pub mod procedural;
 pub mod real;
+pub mod reduce;
+pub mod rows;
 pub mod session;
 pub mod setup;
 pub mod source;

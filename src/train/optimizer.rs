@@ -10,11 +10,10 @@
 
 use tch::{Kind, Tensor};
 
-use crate::train::config::OptimizerSection;
+use crate::train::config::{Decay, OptimizerSection};
 use crate::{Error, Result};
 
 const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.99;
 const EPSILON: f64 = 1e-8;
 
 /// The trained weights and everything that the optimizer remembers, each `[P]`, f32.
@@ -42,11 +41,14 @@ impl Optimizer {
         })
     }
 
-    /// The learning rate of step `step` (from 0): linear warm-up, then half a cosine down to a hundredth.
+    /// The learning rate of step `step` (from 0): linear warm-up, then half a cosine down to a hundredth, or nothing.
     pub fn learning_rate(&self, step: u64) -> f64 {
         let OptimizerSection { steps, learning_rate, warmup, .. } = self.config;
         if step < warmup {
             return learning_rate * (step + 1) as f64 / warmup as f64;
+        }
+        if self.config.decay == Decay::Constant {
+            return learning_rate;
         }
         let done = (step - warmup) as f64 / (steps.saturating_sub(warmup)).max(1) as f64;
         learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos()))
@@ -60,12 +62,14 @@ impl Optimizer {
         if !norm.is_finite() {
             return Err(Error::internal(format!("step {step}: the gradient is not finite; lower the learning rate")));
         }
-        let gradient = gradient.f_mul_scalar((self.config.clip / (norm + 1e-12)).min(1.0))?;
+        let clip = if self.config.clip > 0.0 { (self.config.clip / (norm + 1e-12)).min(1.0) } else { 1.0 };
+        let beta2 = self.config.beta2;
+        let gradient = gradient.f_mul_scalar(clip)?;
         let count = (step + 1) as f64;
         let rate = self.learning_rate(step);
         let _ = self.first_moment.f_lerp_(&gradient, 1.0 - BETA1)?;
-        let _ = self.second_moment.f_lerp_(&gradient.f_square()?, 1.0 - BETA2)?;
-        let denominator = self.second_moment.f_div_scalar(1.0 - BETA2.powf(count))?.f_sqrt()?.f_add_scalar(EPSILON)?;
+        let _ = self.second_moment.f_lerp_(&gradient.f_square()?, 1.0 - beta2)?;
+        let denominator = self.second_moment.f_div_scalar(1.0 - beta2.powf(count))?.f_sqrt()?.f_add_scalar(EPSILON)?;
         let direction = self.first_moment.f_div(&denominator)?.f_mul_scalar(rate / (1.0 - BETA1.powf(count)))?;
         let decay = self.weights.f_mul(&self.decay_mask)?.f_mul_scalar(rate * self.config.weight_decay)?;
         let _ = self.weights.f_sub_(&direction.f_add(&decay)?)?;
@@ -115,6 +119,10 @@ mod tests {
         OptimizerSection {
             steps: 400,
             batch: 1,
+            micro_batch: None,
+            later: Vec::new(),
+            decay: Decay::Cosine,
+            beta2: 0.99,
             learning_rate: 0.05,
             warmup: 10,
             weight_decay: 0.0,

@@ -4,39 +4,44 @@
 //! ```text
 //! checkpoint.safetensors   everything that a resumed run needs
 //! prior.safetensors        the prior of the averaged weights
-//! log.csv                  step, learning rate, gradient norm, loss, loss by noise level
+//! log.csv                  step, learning rate, gradient norm, loss, loss by noise level, images/s, memory, input's share
+//! training.png             the same as a chart
 //! heldout.csv              step, then network / Wiener loss by noise level
 //! draws.png                draws of the prior at the last checkpoint
 //! heldout.png              held-out images, for comparison
 //! ```
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
+use crate::cluster::Comm;
 use crate::io::publish::publish_bytes as publish;
 use crate::prior::ancestral;
 use crate::random::BlockNoise;
 use crate::train::batches::BatchMaker;
-use crate::train::checkpoint::{checkpoint_bytes, resume, shipped_bytes};
+use crate::train::checkpoint::{checkpoint_bytes, resume, resume_bytes, shipped_bytes};
 use crate::train::config::TrainConfig;
 use crate::train::heldout::{Heldout, LevelLoss, nearest_training_distances};
 use crate::train::picture::write_grid;
+use crate::train::reduce::Reducer;
+use crate::train::rows::{Log, Row};
 use crate::train::setup::Setup;
 use crate::train::source::ImageSource;
-use crate::train::trainer::{StepReport, Trainer};
+use crate::train::trainer::Trainer;
 use crate::{Error, Result};
 
-/// Upper ends of the noise-level bins of the loss log.
-const BINS: [f64; 8] = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, f64::INFINITY];
+/// The checkpoint's name in the run's folder.
+const CHECKPOINT: &str = "checkpoint.safetensors";
 /// Steps in a row of the loss log.
 const ROW: u64 = 50;
+/// The loss of a network that says nothing is about one.
+const SILENT: f64 = 1.0;
 /// Draws on the contact sheet, and their noise levels.
 const DRAWS: u32 = 24;
 const DRAW_STEPS: u32 = 24;
@@ -61,82 +66,183 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Trains until the steps are done, the time is over or `stop` is set.
-pub fn run(config: &TrainConfig, source: Arc<dyn ImageSource>, options: &Options) -> Result<Outcome> {
+/// Trains until the steps are done, the time is over or `stop` is set, on the ranks of `comm`. All ranks end at the same
+/// step; rank 0 alone measures, writes and saves.
+pub fn run(
+    config: &TrainConfig,
+    source: Arc<dyn ImageSource>,
+    options: &Options,
+    comm: &dyn Comm,
+    device: Device,
+) -> Result<Outcome> {
     let began = Instant::now();
-    let folder = &options.folder;
-    fs::create_dir_all(folder).map_err(|error| Error::file(folder, error))?;
-    let digest = source.digest();
-    let checkpoint = folder.join("checkpoint.safetensors");
-    let mut trainer = if checkpoint.exists() {
-        resume(&checkpoint, config, &digest, source.shape())?
-    } else {
-        Trainer::new(config, Setup::measure(source.as_ref(), config)?)?
+    let patience = Duration::try_from_secs_f64(config.run.hang_timeout).unwrap_or(Duration::MAX);
+    let mut reducer = Reducer::new(comm, &config.optimizer, patience)?;
+    let mut trainer = begin(config, source.as_ref(), &options.folder, comm, device)?;
+    let mut record = match comm.rank() {
+        0 => Some(Record::open(config, source.as_ref(), &options.folder, &trainer)?),
+        _ => None,
     };
-    let setup = &trainer.setup;
-    eprintln!(
-        "train: step {} of {}, {} parameters, stretch {:?}, largest noise level {:.1}, set up in {:.0} s",
-        trainer.step,
-        config.optimizer.steps,
-        trainer.layout.length(),
-        setup.stretch,
-        setup.sigma_max,
-        began.elapsed().as_secs_f64()
-    );
-    let heldout = Heldout::new(source.as_ref(), &trainer, config.run.heldout)?;
-    let shown = i64::from(DRAWS).min(heldout.images.size()[0]);
-    let stride = heldout.images.size()[0] / shown.max(1);
-    let some = heldout.images.f_slice(0, 0, stride * shown, stride.max(1))?;
-    write_grid(&folder.join("heldout.png"), &some, 6)?;
-    let mut log = Log::open(&folder.join("log.csv"), trainer.step)?;
-    let mut heldout_log = Log::open(&folder.join("heldout.csv"), trainer.step)?;
-    let save = |trainer: &Trainer| -> Result<()> {
-        publish(&checkpoint, &checkpoint_bytes(trainer, &digest)?)?;
-        publish(&folder.join("prior.safetensors"), &shipped_bytes(trainer, source.as_ref())?)?;
-        write_grid(&folder.join("draws.png"), &draws(trainer, DRAWS)?, 6)
-    };
-
+    if comm.rank() == 0 {
+        eprintln!(
+            "train: step {} of {}, {} parameters, {} rank(s), stretch {:?}, largest noise level {:.1}, set up in {:.0} s",
+            trainer.step,
+            config.optimizer.steps,
+            trainer.layout.length(),
+            comm.size(),
+            trainer.setup.stretch,
+            trainer.setup.sigma_max,
+            began.elapsed().as_secs_f64()
+        );
+    }
     let last = options.stop_at.map_or(config.optimizer.steps, |stop| stop.min(config.optimizer.steps));
-    let batches = BatchMaker::new(source.clone(), config, trainer.setup.sigma_max).start(trainer.step);
-    let mut saved = Instant::now();
+    let maker = BatchMaker::new(source.clone(), config, trainer.setup.sigma_max);
+    let batches = maker.only(comm.rank(), comm.size()).start(trainer.step);
     let mut row = Row::default();
-    let first_step = trainer.step;
-    let training_began = Instant::now();
+    let mut least = SILENT;
+    let (mut saved, mut row_began) = (Instant::now(), Instant::now());
     while trainer.step < last {
+        let asked = Instant::now();
         let batch = batches.recv().map_err(|_| Error::internal("the thread that makes batches has ended"))??;
-        row.add(&trainer.train(&batch)?);
-        if trainer.step % ROW == 0 || trainer.step == last {
-            let rate = (trainer.step - first_step) as f64 / training_began.elapsed().as_secs_f64();
-            log.write(&row.text(trainer.step, trainer.optimizer.learning_rate(trainer.step - 1)))?;
-            if trainer.step % (10 * ROW) == 0 {
-                eprintln!("train: step {}, loss {:.4}, {rate:.2} steps/s", trainer.step, row.loss());
+        row.waited += asked.elapsed().as_secs_f64();
+        let over = options.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > 60.0 * minutes);
+        let stop = over || options.stop.load(Ordering::Relaxed);
+        let total = reducer.sum(trainer.partial(&batch, stop)?, batch.levels.len())?;
+        let report = trainer.apply(&total, &batch.levels)?;
+        row.add(&report);
+        let row_ends = trainer.step % ROW == 0 || trainer.step == last;
+        // Before anything is saved: the last good checkpoint stays.
+        if (row_ends || report.stop) && row.loss() > config.run.divergence * least {
+            let what = format!("the loss is {:.4}, the least so far was {least:.4}", row.loss());
+            let mend = "the last checkpoint is kept; lower the learning rate, or raise run.divergence";
+            return Err(Error::internal(format!("step {}: the training has diverged: {what}; {mend}", trainer.step)));
+        }
+        if row_ends {
+            least = least.min(row.loss());
+            let seconds = row_began.elapsed().as_secs_f64();
+            if let Some(record) = &mut record {
+                record.row(&trainer, &row, seconds)?;
             }
             row = Row::default();
         }
-        if trainer.step % config.run.evaluate_every == 0 || trainer.step == last {
-            let losses = heldout.losses(&trainer)?;
+        if let Some(record) = &mut record {
+            record.measure(&trainer, trainer.step == last)?;
+            let due = saved.elapsed().as_secs_f64() > config.run.checkpoint_interval;
+            if row_ends && due && trainer.step < last && !report.stop {
+                record.save(&trainer)?;
+                saved = Instant::now();
+            }
+        }
+        if row_ends {
+            row_began = Instant::now();
+        }
+        if report.stop {
+            break;
+        }
+    }
+    if let Some(record) = &mut record {
+        record.save(&trainer)?;
+    }
+    Ok(if trainer.step < config.optimizer.steps { Outcome::Stopped } else { Outcome::Finished })
+}
+
+/// The trainer of this rank: rank 0 measures the images or reads the checkpoint, and gives all the others its state.
+fn begin(
+    config: &TrainConfig,
+    source: &dyn ImageSource,
+    folder: &Path,
+    comm: &dyn Comm,
+    device: Device,
+) -> Result<Trainer> {
+    let digest = source.digest();
+    let checkpoint = folder.join(CHECKPOINT);
+    let mut trainer = None;
+    if comm.rank() == 0 {
+        fs::create_dir_all(folder).map_err(|error| Error::file(folder, error))?;
+        trainer = Some(if checkpoint.exists() {
+            resume(&checkpoint, config, &digest, source.shape(), device)?
+        } else {
+            Trainer::on(config, Setup::measure(source, config)?, device)?
+        });
+    }
+    if comm.size() == 1 {
+        return trainer.ok_or_else(|| Error::internal("a job of one rank without rank 0"));
+    }
+    let bytes = match &trainer {
+        Some(trainer) => comm.broadcast(checkpoint_bytes(trainer, &digest)?)?,
+        None => comm.broadcast(Vec::new())?,
+    };
+    match trainer {
+        Some(trainer) => Ok(trainer),
+        None => resume_bytes(&bytes, config, &digest, source.shape(), device),
+    }
+}
+
+/// What rank 0 writes.
+struct Record<'a> {
+    folder: &'a Path,
+    source: &'a dyn ImageSource,
+    digest: String,
+    heldout: Heldout,
+    log: Log,
+    heldout_log: Log,
+}
+
+impl<'a> Record<'a> {
+    fn open(config: &TrainConfig, source: &'a dyn ImageSource, folder: &'a Path, trainer: &Trainer) -> Result<Self> {
+        let heldout = Heldout::new(source, trainer, config.run.heldout)?;
+        let shown = i64::from(DRAWS).min(heldout.images.size()[0]);
+        let stride = heldout.images.size()[0] / shown.max(1);
+        let some = heldout.images.f_slice(0, 0, stride * shown, stride.max(1))?;
+        write_grid(&folder.join("heldout.png"), &some, 6)?;
+        Ok(Record {
+            log: Log::open(&folder.join("log.csv"), trainer.step)?,
+            heldout_log: Log::open(&folder.join("heldout.csv"), trainer.step)?,
+            digest: source.digest(),
+            folder,
+            source,
+            heldout,
+        })
+    }
+
+    /// The end of a row that took so long.
+    fn row(&mut self, trainer: &Trainer, row: &Row, seconds: f64) -> Result<()> {
+        let batch = trainer.config.optimizer.batch_at(trainer.step - 1).0;
+        self.log.write(&row.text(trainer.step, trainer.optimizer.learning_rate(trainer.step - 1), batch, seconds))?;
+        if trainer.step % (10 * ROW) == 0 {
+            eprintln!("train: step {}, loss {:.4}", trainer.step, row.loss());
+        }
+        Ok(())
+    }
+
+    /// Held-out losses and sheets of draws, where this step is due for them.
+    fn measure(&mut self, trainer: &Trainer, last: bool) -> Result<()> {
+        let run = &trainer.config.run;
+        if last || trainer.step % run.evaluate_every.max(1) == 0 {
+            let losses = self.heldout.losses(trainer)?;
             let cells = losses.iter().map(|loss| format!(",{:.4e},{:.5},{:.5}", loss.sigma, loss.network, loss.wiener));
-            heldout_log.write(&format!("{}{}", trainer.step, cells.collect::<String>()))?;
+            self.heldout_log.write(&format!("{}{}", trainer.step, cells.collect::<String>()))?;
             let ratios = losses.iter().map(|loss| format!(" {:.3}:{:.3}", loss.sigma, loss.ratio()));
             eprintln!("train: step {}, held out, sigma:network/Wiener{}", trainer.step, ratios.collect::<String>());
         }
-        let over = options.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > 60.0 * minutes);
-        if over || options.stop.load(Ordering::Relaxed) {
-            break;
+        if run.draw_every > 0 && trainer.step % run.draw_every == 0 {
+            write_grid(&self.folder.join(format!("draws-{}.png", trainer.step)), &draws(trainer, DRAWS)?, 6)?;
         }
-        if saved.elapsed().as_secs_f64() > config.run.checkpoint_interval {
-            save(&trainer)?;
-            saved = Instant::now();
-        }
+        Ok(())
     }
-    save(&trainer)?;
-    Ok(if trainer.step < config.optimizer.steps { Outcome::Stopped } else { Outcome::Finished })
+
+    fn save(&self, trainer: &Trainer) -> Result<()> {
+        publish(&self.folder.join(CHECKPOINT), &checkpoint_bytes(trainer, &self.digest)?)?;
+        publish(&self.folder.join("prior.safetensors"), &shipped_bytes(trainer, self.source)?)?;
+        self.log.draw(&self.folder.join("training.png"))?;
+        write_grid(&self.folder.join("draws.png"), &draws(trainer, DRAWS)?, 6)
+    }
 }
 
 /// Measures a run's averaged network, without training: the held-out losses, and the distances of draws and of held-out
 /// images to the nearest of `references` training images.
 pub fn check(config: &TrainConfig, source: &dyn ImageSource, folder: &Path, references: u64) -> Result<Check> {
-    let trainer = resume(&folder.join("checkpoint.safetensors"), config, &source.digest(), source.shape())?;
+    let trainer = resume(&folder.join(CHECKPOINT), config, &source.digest(), source.shape(), Device::Cpu)?;
     let heldout = Heldout::new(source, &trainer, config.run.heldout)?;
     let draws = draws(&trainer, heldout.images.size()[0] as u32)?;
     Ok(Check {
@@ -160,69 +266,11 @@ pub struct Check {
 /// Draws of the prior by the averaged weights, always from the same noise.
 fn draws(trainer: &Trainer, count: u32) -> Result<Tensor> {
     let denoiser = trainer.denoiser()?;
-    let range = [trainer.setup.sigma_max, trainer.config.levels.sigma_min];
+    let covariance = trainer.setup.covariance.to_device(trainer.optimizer.weights.device())?;
     let mut parts = Vec::new();
     for first in (0..count).step_by(DRAWS as usize) {
         let noise = BlockNoise::new(trainer.config.run.seed, "draws", first, DRAWS.min(count - first));
-        parts.push(ancestral::draw(&denoiser, &trainer.setup.covariance, range, DRAW_STEPS, &noise)?);
+        parts.push(ancestral::draw(denoiser.as_ref(), &covariance, trainer.range(), DRAW_STEPS, &noise)?);
     }
-    Ok(Tensor::f_cat(&parts, 0)?)
-}
-
-/// Means over the steps of a row.
-#[derive(Default)]
-struct Row {
-    steps: f64,
-    loss: f64,
-    norm: f64,
-    bins: [(f64, f64); BINS.len()],
-}
-
-impl Row {
-    fn add(&mut self, report: &StepReport) {
-        self.steps += 1.0;
-        self.loss += report.loss;
-        self.norm += report.gradient_norm;
-        for &(sigma, loss) in &report.images {
-            let bin = BINS.iter().position(|&end| sigma < end).unwrap_or(BINS.len() - 1);
-            self.bins[bin].0 += loss;
-            self.bins[bin].1 += 1.0;
-        }
-    }
-
-    fn loss(&self) -> f64 {
-        self.loss / self.steps
-    }
-
-    fn text(&self, step: u64, rate: f64) -> String {
-        let bins = self.bins.iter().map(|(sum, count)| format!(",{:.5}", sum / count)).collect::<String>();
-        format!("{step},{rate:.3e},{:.4},{:.5}{bins}", self.norm / self.steps, self.loss())
-    }
-}
-
-/// A CSV file that is appended to. Rows beyond the step at which a run resumes are dropped: they will be made again.
-struct Log {
-    path: PathBuf,
-    file: fs::File,
-}
-
-impl Log {
-    fn open(path: &Path, step: u64) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::file(path, error);
-        let old = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(failed(error)),
-        };
-        let row_step = |line: &str| line.split(',').next().and_then(|cell| cell.parse::<u64>().ok());
-        let kept = old.lines().filter(|line| row_step(line).is_some_and(|row| row <= step));
-        let text: String = kept.flat_map(|line| [line, "\n"]).collect();
-        let mut file = fs::File::create(path).map_err(failed)?;
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        Ok(Log { path: path.to_path_buf(), file })
-    }
-
-    fn write(&mut self, line: &str) -> Result<()> {
-        writeln!(self.file, "{line}").map_err(|error| Error::file(&self.path, error))
-    }
+    Ok(Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?)
 }

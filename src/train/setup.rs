@@ -33,7 +33,10 @@ impl Setup {
     pub fn measure(source: &dyn ImageSource, config: &TrainConfig) -> Result<Self> {
         let _guard = tch::no_grad_guard();
         let shape = source.shape();
-        let scale = stretch_scale(source, config)?;
+        let scale = match config.prior.asinh_scale {
+            Some(scale) => scale,
+            None => stretch_scale(source, config)?,
+        };
         let stretch = Stretch::Asinh { scale };
         let count = config.covariance.images;
         let mut images = Vec::new();

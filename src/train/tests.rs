@@ -6,12 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use tch::Device;
 
+use crate::cluster::Solo;
 use crate::prior::Prior;
 use crate::prior::card::LeanConfig;
 use crate::train::batches::BatchMaker;
-use crate::train::checkpoint::{checkpoint_bytes, resume_bytes};
+use crate::train::checkpoint::{checkpoint_bytes, resume_bytes, shipped_bytes};
 use crate::train::config::TrainConfig;
 use crate::train::heldout::Heldout;
+use crate::train::parameters::Layout;
 use crate::train::session::{Options, Outcome, run};
 use crate::train::setup::Setup;
 use crate::train::source::{ImageSource, Toy};
@@ -80,7 +82,7 @@ fn a_resumed_run_gives_the_same_bytes() {
         let mut first = trainer(&config);
         advance(&mut first, stop);
         let saved = checkpoint_bytes(&first, "d").unwrap();
-        let mut second = resume_bytes(&saved, &config, "d", [3, SIZE, SIZE]).unwrap();
+        let mut second = resume_bytes(&saved, &config, "d", [3, SIZE, SIZE], Device::Cpu).unwrap();
         assert_eq!(second.step, stop);
         advance(&mut second, 12);
         assert!(checkpoint_bytes(&second, "d").unwrap() == expected, "stopped at {stop}");
@@ -92,11 +94,14 @@ fn another_config_or_other_images_are_not_resumed() {
     let ours = config(12);
     let saved = checkpoint_bytes(&trainer(&ours), "d").unwrap();
     let message = |config: &TrainConfig, digest| {
-        resume_bytes(&saved, config, digest, [3, SIZE, SIZE]).err().map(|error| error.to_string()).unwrap_or_default()
+        resume_bytes(&saved, config, digest, [3, SIZE, SIZE], Device::Cpu)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
     };
     assert!(message(&config(13), "d").contains("config has changed"));
     let mut other = ours.clone();
-    other.network = LeanConfig { channels: vec![16], ..other.network };
+    other.network = other.network.map(|network| LeanConfig { channels: vec![16], ..network });
     assert!(message(&other, "d").contains("config has changed"));
     other = ours.clone();
     other.run.seed = 2;
@@ -151,9 +156,9 @@ fn a_session_continues_its_folder_and_leaves_a_prior() {
     let config = config(60);
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [whole, parts] = folders.each_ref().map(|folder| folder.path());
-    assert_eq!(run(&config, source(), &options(whole, None)).unwrap(), Outcome::Finished);
-    assert_eq!(run(&config, source(), &options(parts, Some(50))).unwrap(), Outcome::Stopped);
-    assert_eq!(run(&config, source(), &options(parts, None)).unwrap(), Outcome::Finished);
+    assert_eq!(run(&config, source(), &options(whole, None), &Solo, Device::Cpu).unwrap(), Outcome::Finished);
+    assert_eq!(run(&config, source(), &options(parts, Some(50)), &Solo, Device::Cpu).unwrap(), Outcome::Stopped);
+    assert_eq!(run(&config, source(), &options(parts, None), &Solo, Device::Cpu).unwrap(), Outcome::Finished);
     let read = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
     for name in ["checkpoint.safetensors", "prior.safetensors"] {
         assert!(read(whole, name) == read(parts, name), "{name} differs");
@@ -168,4 +173,55 @@ fn a_session_continues_its_folder_and_leaves_a_prior() {
     assert!(prior.card.recipe.contains("60 of 60 steps"), "{}", prior.card.recipe);
     let x = prior.covariance.mean.view([1, 3, SIZE, SIZE]);
     assert_eq!(prior.denoiser.denoise(&x, 0.3).unwrap().size(), x.size());
+}
+
+/// The U-Net learns to predict noise, with and without its variance, and its prior is one that can be used.
+#[test]
+fn the_u_net_is_trained_as_published() {
+    tch::set_num_threads(1);
+    for learn_sigma in [false, true] {
+        let mut config = config(12);
+        config.network = None;
+        config.data.size = 32;
+        config.optimizer.batch = 4;
+        config.optimizer.micro_batch = Some(2);
+        config.unet = Some(
+            toml::from_str(&format!(
+                "num_channels = 32\nnum_res_blocks = 1\nnum_heads = 2\nattention_resolutions = '8'\nlearn_sigma = {learn_sigma}"
+            ))
+            .unwrap(),
+        );
+        config.check().unwrap();
+        let source: Arc<dyn ImageSource> = Arc::new(Toy { bands: 3, size: 32, seed: 1 });
+        let mut trainer = Trainer::new(&config, Setup::measure(source.as_ref(), &config).unwrap()).unwrap();
+        let maker = BatchMaker::new(source.clone(), &config, trainer.setup.sigma_max);
+        let mut losses = Vec::new();
+        while trainer.step < 12 {
+            losses.push(trainer.train(&maker.make(trainer.step).unwrap()).unwrap().loss);
+        }
+        // It starts by predicting nothing: a loss of one, and what the variance costs.
+        assert!(learn_sigma || (losses[0] - 1.0).abs() < 0.05, "{losses:?}");
+        assert!(losses[11] < 0.8 * losses[0], "{losses:?}");
+        let bytes = shipped_bytes(&trainer, source.as_ref()).unwrap();
+        let prior = Prior::from_bytes(&bytes, Device::Cpu).unwrap();
+        let x = prior.covariance.mean.view([1, 3, 32, 32]);
+        assert_eq!(prior.denoiser.denoise(&x, 0.3).unwrap().size(), x.size());
+        assert!(prior.card.recipe.contains("noise prediction"), "{}", prior.card.recipe);
+        let heldout = Heldout::new(source.as_ref(), &trainer, 4).unwrap();
+        assert!(heldout.losses(&trainer).unwrap().iter().all(|loss| loss.ratio() > 0.0 && loss.ratio().is_finite()));
+    }
+}
+
+/// The paper's recipe: its network, stages, and the size of both.
+#[test]
+fn the_papers_recipe_is_read_and_has_its_size() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/train-paper.toml");
+    let config = TrainConfig::read(&path).unwrap();
+    let layout = Layout::new(&config.architecture().unwrap(), [3, 256, 256]).unwrap();
+    assert_eq!(layout.length(), 369_547_779);
+    assert_eq!(config.optimizer.batch_at(0), (64, 0));
+    assert_eq!(config.optimizer.batch_at(299_999), (64, 299_999 * 64));
+    assert_eq!(config.optimizer.batch_at(300_001), (128, 300_000 * 64 + 128));
+    assert_eq!(config.optimizer.steps, 525_000);
+    assert_eq!(config.optimizer.shifts(0), [(0, 0), (300_000 * 64, 10)]);
 }

@@ -1,20 +1,17 @@
-//! The training step: denoising score matching with the Gaussian skip,
-//!
-//! ```text
-//! loss = mean over pixels of ((D(x0 + t n, t) - x0) / c_out(t))^2 = mean (gate F - (x0 - W) / c_out)^2
-//! ```
-//!
-//! so that every noise level weighs alike and a network that says nothing has a loss of about one.
+//! The training step: the gradient of the objective's loss, micro-batch by micro-batch, and the optimizer's answer to the sum.
+
+use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::prior::lean::LeanNetwork;
-use crate::prior::lean_denoiser::LeanDenoiser;
-use crate::prior::skip::Skip;
-use crate::train::batches::{Batch, level_grid};
+use crate::cluster::Solo;
+use crate::prior::Denoiser;
+use crate::train::batches::Batch;
 use crate::train::config::TrainConfig;
+use crate::train::objective::Objective;
 use crate::train::optimizer::Optimizer;
-use crate::train::parameters::Layout;
+use crate::train::parameters::{Layout, Network};
+use crate::train::reduce::{Partial, Reducer};
 use crate::train::setup::Setup;
 use crate::{Error, Result};
 
@@ -26,11 +23,12 @@ pub struct Trainer {
     /// Steps done.
     pub step: u64,
     pub layout: Layout,
-    skip: Skip,
-    network: LeanNetwork,
+    objective: Objective,
+    network: Network,
     leaves: Vec<Tensor>,
-    averaged: LeanNetwork,
+    averaged: Network,
     shape: [i64; 3],
+    device: Device,
 }
 
 /// What one step was like.
@@ -40,19 +38,23 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Noise level and loss of each image.
     pub images: Vec<(f64, f64)>,
+    /// A rank has been asked to stop.
+    pub stop: bool,
 }
 
 impl Trainer {
-    /// A network before its first step.
+    /// A network before its first step, on the CPU.
     pub fn new(config: &TrainConfig, setup: Setup) -> Result<Self> {
+        Trainer::on(config, setup, Device::Cpu)
+    }
+
+    /// A network before its first step, on a device.
+    pub fn on(config: &TrainConfig, setup: Setup, device: Device) -> Result<Self> {
         let shape = setup.covariance.shape;
-        let levels = level_grid(config.levels.sigma_min, setup.sigma_max, config.levels.count);
-        let skip = {
-            let _guard = tch::no_grad_guard();
-            Skip::new(&setup.covariance, &levels)?
-        };
-        let layout = Layout::new(&config.network, shape)?;
-        let optimizer = Optimizer::new(&config.optimizer, layout.initial(config.run.seed)?, layout.decay_mask()?)?;
+        let objective = Objective::new(config, &setup.covariance, setup.sigma_max, device)?;
+        let layout = Layout::new(&config.architecture()?, shape)?;
+        let weights = layout.initial(config.run.seed)?.f_to_device(device)?;
+        let optimizer = Optimizer::new(&config.optimizer, weights, layout.decay_mask()?.f_to_device(device)?)?;
         let (network, leaves) = layout.network(&optimizer.weights, true)?;
         let (averaged, _) = layout.network(&optimizer.average, false)?;
         Ok(Trainer {
@@ -61,42 +63,78 @@ impl Trainer {
             optimizer,
             step: 0,
             layout,
-            skip,
+            objective,
             network,
             leaves,
             averaged,
             shape,
+            device,
         })
     }
 
     /// The noise levels of the training.
     pub fn levels(&self) -> &[f64] {
-        self.skip.levels()
+        self.objective.levels()
     }
 
-    /// One step on the batch of this step.
+    /// One step on the whole batch of this step.
     pub fn train(&mut self, batch: &Batch) -> Result<StepReport> {
+        let mut reducer = Reducer::new(&Solo, &self.config.optimizer, Duration::MAX)?;
+        let total = reducer.sum(self.partial(batch, false)?, batch.levels.len())?;
+        self.apply(&total, &batch.levels)
+    }
+
+    /// The sums over the micro-batches of `batch` (a rank's share): the gradient's share in that of the whole batch's mean
+    /// loss, then whether this rank wants to stop, then the loss of each image of the batch (zero for those of others).
+    pub fn partial(&self, batch: &Batch, stop: bool) -> Result<Partial> {
         if batch.step != self.step {
             return Err(Error::internal(format!("batch of step {} at step {}", batch.step, self.step)));
         }
-        let (prepared, target) = {
+        let (all, micro) = (batch.levels.len(), self.config.optimizer.micro_batch());
+        let pixels = self.shape.iter().product::<i64>() as usize;
+        let mut partial = Partial::default();
+        for first in batch.images.clone().step_by(micro) {
+            let place = (first - batch.images.start) * pixels..(first - batch.images.start + micro) * pixels;
+            let levels = &batch.levels[first..first + micro];
+            let (gradient, losses) = self.gradient(&batch.flux[place.clone()], &batch.noise[place], levels)?;
+            let mut tail = vec![0.0f32; 1 + all];
+            tail[0] = f32::from(u8::from(stop));
+            tail[1 + first..1 + first + micro].copy_from_slice(&losses);
+            let tail = Tensor::f_from_slice(&tail)?.f_to_device(gradient.device())?;
+            let share = gradient.f_div_scalar((all / micro) as f64)?;
+            partial.push((first / micro) as u32, Tensor::f_cat(&[share, tail], 0)?)?;
+        }
+        Ok(partial)
+    }
+
+    /// Gradient `[P]` of the mean loss of a micro-batch, and the loss of each of its images.
+    fn gradient(&self, flux: &[f32], noise: &[f32], levels: &[i64]) -> Result<(Tensor, Vec<f32>)> {
+        let x0 = {
             let _guard = tch::no_grad_guard();
-            let (x0, noise) = (self.images(&batch.flux)?, self.tensor(&batch.noise)?);
-            self.noisy(&self.setup.stretch.forward(&x0)?, &noise, &batch.levels)?
+            self.setup.stretch.forward(&self.tensor(flux)?)?
         };
-        let output = self.network.forward(&prepared.inputs, &prepared.ln_sigma)?.f_mul(&prepared.gate)?;
-        let squares = output.f_sub(&target)?.f_square()?;
-        let per_image = squares.f_mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float)?;
-        let loss = per_image.f_mean(Kind::Float)?;
-        let gradients = Tensor::f_run_backward(&[&loss], &self.leaves, false, false)?;
+        let per_image = self.objective.losses(&self.network, &x0, &self.tensor(noise)?, levels)?;
+        let gradients = Tensor::f_run_backward(&[&per_image.f_mean(Kind::Float)?], &self.leaves, false, false)?;
         let flat: Vec<Tensor> =
             gradients.iter().map(|gradient| gradient.f_reshape([-1])).collect::<std::result::Result<_, _>>()?;
-        let gradient_norm = self.optimizer.update(&Tensor::f_cat(&flat, 0)?, self.step)?;
+        Ok((Tensor::f_cat(&flat, 0)?, Vec::<f32>::try_from(&per_image.f_detach()?.f_to_device(Device::Cpu)?)?))
+    }
+
+    /// Steps by the sum over all micro-batches. The same sum gives the same bits on every rank.
+    pub fn apply(&mut self, total: &Tensor, levels: &[i64]) -> Result<StepReport> {
+        let length = self.layout.length();
+        let tail = Vec::<f32>::try_from(&total.f_narrow(0, length, 1 + levels.len() as i64)?)?;
+        let losses = &tail[1..];
+        let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
+        if !loss.is_finite() {
+            return Err(Error::internal(format!("step {}: the loss is {loss}: the training has diverged", self.step)));
+        }
+        let gradient = total.f_narrow(0, 0, length)?.f_to_device(self.optimizer.weights.device())?;
+        let gradient_norm = self.optimizer.update(&gradient, self.step)?;
         self.step += 1;
-        let losses = Vec::<f32>::try_from(&per_image.f_detach()?)?;
-        let levels = self.levels();
-        let images = batch.levels.iter().zip(&losses).map(|(&level, &loss)| (levels[level as usize], f64::from(loss)));
-        Ok(StepReport { loss: loss.f_double_value(&[])?, gradient_norm, images: images.collect() })
+        let grid = self.levels();
+        let images = levels.iter().zip(losses).map(|(&level, &loss)| (grid[level as usize], f64::from(loss)));
+        Ok(StepReport { loss, gradient_norm, images: images.collect(), stop: tail[0] > 0.0 })
     }
 
     /// Loss of the averaged network and of the Wiener denoiser alone, on stretched images `[B, C, n, n]` with these
@@ -105,42 +143,32 @@ impl Trainer {
         let _guard = tch::no_grad_guard();
         let (mut network, mut wiener) = (0.0, 0.0);
         let count = x0.size()[0];
-        let batch = self.config.optimizer.batch as i64;
+        let batch = self.config.optimizer.micro_batch() as i64;
         for first in (0..count).step_by(batch as usize) {
             let length = batch.min(count - first);
-            let (part, white) = (x0.f_narrow(0, first, length)?, noise.f_narrow(0, first, length)?);
-            let (prepared, target) = self.noisy(&part, &white, &vec![level; length as usize])?;
-            let output = self.averaged.forward(&prepared.inputs, &prepared.ln_sigma)?.f_mul(&prepared.gate)?;
-            network += output.f_sub(&target)?.f_square()?.f_mean(Kind::Float)?.f_double_value(&[])? * length as f64;
-            wiener += target.f_square()?.f_mean(Kind::Float)?.f_double_value(&[])? * length as f64;
+            let part = x0.f_narrow(0, first, length)?.f_to_device(self.device)?;
+            let white = noise.f_narrow(0, first, length)?.f_to_device(self.device)?;
+            let (own, other) = self.objective.heldout(&self.averaged, &part, &white, level)?;
+            network += own * length as f64;
+            wiener += other * length as f64;
         }
         Ok((network / count as f64, wiener / count as f64))
     }
 
     /// The averaged network as a denoiser (its weights are copied).
-    pub fn denoiser(&self) -> Result<LeanDenoiser> {
-        let copy = self.optimizer.average.f_detach_copy()?;
-        let (network, _) = self.layout.network(&copy, false)?;
-        Ok(LeanDenoiser::new(network, self.setup.covariance.to_device(Device::Cpu)?))
+    pub fn denoiser(&self) -> Result<Box<dyn Denoiser>> {
+        self.objective.denoiser(&self.layout, &self.optimizer.average, &self.setup.covariance)
     }
 
-    /// Linear flux as a tensor `[B, C, n, n]`.
-    fn images(&self, values: &[f32]) -> Result<Tensor> {
-        self.tensor(values)
+    /// The noise levels that it may be used at, the largest first.
+    pub fn range(&self) -> [f64; 2] {
+        let levels = self.levels();
+        let (low, high) = (levels.first().copied().unwrap_or(0.0), levels.last().copied().unwrap_or(f64::INFINITY));
+        [self.setup.sigma_max.min(high), self.config.levels.sigma_min.max(low)]
     }
 
     fn tensor(&self, values: &[f32]) -> Result<Tensor> {
         let [channels, height, width] = self.shape;
-        Ok(Tensor::f_from_slice(values)?.f_view([-1, channels, height, width])?)
-    }
-
-    /// The network's inputs and its target (x0 - W) / c_out.
-    fn noisy(&self, x0: &Tensor, noise: &Tensor, levels: &[i64]) -> Result<(crate::prior::skip::Prepared, Tensor)> {
-        let sigma: Vec<f32> = levels.iter().map(|&level| self.levels()[level as usize] as f32).collect();
-        let sigma = Tensor::f_from_slice(&sigma)?.f_view([-1, 1, 1, 1])?;
-        let noisy = x0.f_add(&noise.f_mul(&sigma)?)?;
-        let prepared = self.skip.prepare(&noisy, &Tensor::f_from_slice(levels)?)?;
-        let target = x0.f_sub(&prepared.wiener)?.f_div(&prepared.output_scale)?;
-        Ok((prepared, target))
+        Ok(Tensor::f_from_slice(values)?.f_view([-1, channels, height, width])?.f_to_device(self.device)?)
     }
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::{Run, mpirun, unseeing as unseeing_alone};
+
 fn unseeing(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_unseeing")).args(arguments).current_dir(folder).output().unwrap()
 }
@@ -112,6 +114,110 @@ fn crash_a_signalled_training_saves_and_says_that_it_can_go_on() {
     unsafe { libc::kill(child.id() as i32, libc::SIGUSR1) };
     assert_eq!(child.wait().unwrap().code(), Some(75));
     assert!(folder.join("run/checkpoint.safetensors").exists() && folder.join("run/prior.safetensors").exists());
+}
+
+/// The same bytes on 1, 2 and 4 ranks over 50 steps, and when a run goes on with another number of them.
+#[test]
+fn mpi_any_number_of_ranks_trains_the_same_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_config(folder, 50);
+    let text = std::fs::read_to_string(folder.join("train.toml")).unwrap();
+    let text = text.replace("batch = 2", "batch = 10\nmicro_batch = 2");
+    std::fs::write(folder.join("train.toml"), &text).unwrap();
+    let train = |ranks: usize, out: &str, more: &[&str]| {
+        let mut command = if ranks == 0 { unseeing_alone() } else { mpirun(ranks) };
+        command.env("OMP_NUM_THREADS", "1").args(["train", "train.toml", "--out", out]).args(more);
+        let output = command.current_dir(folder).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let read = |out: &str| std::fs::read(folder.join(out).join("checkpoint.safetensors")).unwrap();
+    let losses = |out: &str| {
+        let log = std::fs::read_to_string(folder.join(out).join("log.csv")).unwrap();
+        log.lines().map(|line| line.split(',').take(12).collect::<Vec<_>>().join(",")).collect::<Vec<_>>()
+    };
+    let (code, said) = train(0, "alone", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    for ranks in [2, 4] {
+        let out = format!("of-{ranks}");
+        let (code, said) = train(ranks, &out, &[]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&format!("{ranks} rank(s)")), "the ranks did not find each other: {said}");
+        assert!(read(&out) == read("alone"), "{ranks} ranks have trained another network");
+        assert_eq!(losses(&out), losses("alone"));
+    }
+    assert_eq!(train(4, "parts", &["--steps", "20"]).0, Some(75));
+    assert_eq!(train(2, "parts", &["--steps", "31"]).0, Some(75));
+    assert_eq!(train(0, "parts", &[]).0, Some(0));
+    assert!(read("parts") == read("alone"), "going on with other ranks has trained another network");
+    // Five micro-batches are not for six ranks; and other micro-batches are another sum.
+    let (code, said) = train(6, "six", &[]);
+    assert!(code == Some(2) && said.contains("6 ranks, but a batch has 5 micro-batches"), "{code:?} {said}");
+    std::fs::write(folder.join("train.toml"), text.replace("micro_batch = 2", "micro_batch = 5")).unwrap();
+    assert_eq!(train(0, "other", &[]).0, Some(0));
+    assert!(read("other") != read("alone"));
+}
+
+#[test]
+fn mpi_a_signalled_training_saves_on_all_its_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_config(folder, 1_000_000);
+    let text = std::fs::read_to_string(folder.join("train.toml")).unwrap();
+    std::fs::write(folder.join("train.toml"), text.replace("batch = 2", "batch = 2\nmicro_batch = 1")).unwrap();
+    let mut command = mpirun(2);
+    command.args(["train", "train.toml", "--out", "run"]).current_dir(folder).env("OMP_NUM_THREADS", "1");
+    let mut run = Run::start(command, folder.join("said"));
+    run.until("a row of the log", || {
+        std::fs::read_to_string(folder.join("run/log.csv")).unwrap_or_default().lines().count() > 0
+    });
+    run.signal(libc::SIGUSR1);
+    assert_eq!(run.code(), 75);
+    assert!(folder.join("run/checkpoint.safetensors").exists() && folder.join("run/training.png").exists());
+}
+
+/// A training that diverges ends with an error, and the checkpoint before it stays.
+#[test]
+fn a_diverged_training_keeps_its_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_config(folder, 400);
+    let text = std::fs::read_to_string(folder.join("train.toml")).unwrap();
+    let wild = "batch = 2\nlearning_rate = 1e9\nwarmup = 200\nclip = 1e9";
+    std::fs::write(folder.join("train.toml"), text.replace("batch = 2", wild)).unwrap();
+    succeeds(folder, &["train", "train.toml", "--out", "run", "--steps", "1"], 75);
+    let before = std::fs::read(folder.join("run/checkpoint.safetensors")).unwrap();
+    let output = unseeing(folder, &["train", "train.toml", "--out", "run"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("diverged") || errors.contains("not finite"), "{errors}");
+    assert_eq!(std::fs::read(folder.join("run/checkpoint.safetensors")).unwrap(), before);
+}
+
+#[test]
+fn unusable_checkpoints_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_config(folder, 4);
+    succeeds(folder, &["train", "train.toml", "--out", "run", "--steps", "1"], 75);
+    let (config, checkpoint) = (folder.join("train.toml"), folder.join("run/checkpoint.safetensors"));
+    let (text, bytes) = (std::fs::read_to_string(&config).unwrap(), std::fs::read(&checkpoint).unwrap());
+    let fails = |words: &[&str]| {
+        let output = unseeing(folder, &["train", "train.toml", "--out", "run"]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        let all = words.iter().chain(&["checkpoint.safetensors", "cannot resume"]);
+        all.for_each(|word| assert!(errors.contains(word), "nothing of {word}: {errors}"));
+    };
+    std::fs::write(&config, text.replace("channels = [8, 16]", "channels = [16]")).unwrap();
+    fails(&["another architecture", "[8, 16]", "[16]"]);
+    std::fs::write(&config, text.replace("name = \"small\"", "name = \"large\"")).unwrap();
+    fails(&["`small`", "`large`", "another card"]);
+    std::fs::write(&config, &text).unwrap();
+    std::fs::write(&checkpoint, &bytes[..bytes.len() / 2]).unwrap();
+    fails(&["not a usable safetensors file"]);
+    std::fs::copy(folder.join("run/prior.safetensors"), &checkpoint).unwrap();
+    fails(&["no key `training`"]);
 }
 
 #[test]

@@ -114,6 +114,23 @@ impl Fits {
         Ok(Plane { shape, values })
     }
 
+    /// The same in double precision, with infinite pixels as they are in the file: `section` makes NaN of them, but an infinite
+    /// magnitude says something.
+    pub fn exact_section(&mut self, hdu: &Hdu, rows: (usize, usize), columns: (usize, usize)) -> Result<Plane<f64>> {
+        let (shape, mut values) = self.section_buffer(hdu, rows, columns, f64::NAN)?;
+        let mut corner = Corners::new(hdu, rows, columns);
+        let mut any_null = 0;
+        let pixels = values.as_mut_ptr();
+        // Zero asks for no test: pixels then come as they are. Whole numbers have a BLANK instead, which needs it.
+        let null = if hdu.is_integer { f64::NAN } else { 0.0 };
+        self.file.call(&format!("cannot read the image in HDU {}", hdu.number), |fits, status| unsafe {
+            let Corners { axes, low, high, step } = &mut corner;
+            let (axes, low, high, step) = (axes.as_mut_ptr(), low.as_mut_ptr(), high.as_mut_ptr(), step.as_mut_ptr());
+            sys::ffgsvd(fits, 0, 2, axes, low, high, step, null, pixels, &mut any_null, status)
+        })?;
+        Ok(Plane { shape, values })
+    }
+
     /// The same for whole numbers (mask planes).
     pub fn integer_section(&mut self, hdu: &Hdu, rows: (usize, usize), columns: (usize, usize)) -> Result<Plane<i64>> {
         let (shape, mut values) = self.section_buffer(hdu, rows, columns, 0i64)?;

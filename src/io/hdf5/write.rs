@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hdf5::types::VarLenUnicode;
-use hdf5::{File, Location};
+use hdf5::{Extent, File, Location};
 use ndarray::{ArrayView1, ArrayViewD, IxDyn};
 
 use super::{Attribute, Element, Kind, rows};
@@ -47,6 +47,18 @@ impl Writer {
             *first = if row < SMALL_ROW { (*first).min(CHUNK / row) } else { 1 };
         }
         self.dataset::<T>(name, shape, &chunk)
+    }
+
+    /// The same for at most `shape[0]` rows: what turns out not to be needed is cut off with `Rows::truncate`.
+    pub fn rows_up_to<T: Element>(&self, name: &str, shape: &[usize]) -> Result<Rows<'_>> {
+        let mut chunk = shape.to_vec();
+        chunk.iter_mut().take(1).for_each(|first| *first = 1);
+        let fail = |error: hdf5::Error| Error::file(&self.path, format!("dataset `{name}`: cannot create: {error}"));
+        let extents: Vec<Extent> =
+            shape.iter().enumerate().map(|(axis, &size)| Extent::new(size, (axis > 0).then_some(size))).collect();
+        let builder = self.file.new_dataset::<T>().shape(extents).chunk(chunk).shuffle().deflate(DEFLATE_LEVEL);
+        let dataset = builder.create(name).map_err(fail)?;
+        Ok(Rows { writer: self, dataset, name: name.to_string(), shape: shape.to_vec() })
     }
 
     fn dataset<T: Element>(&self, name: &str, shape: &[usize], chunk: &[usize]) -> Result<Rows<'_>> {
@@ -111,6 +123,12 @@ impl Rows<'_> {
             return Ok(());
         }
         self.dataset.write_slice(view, rows(&self.shape, first..first + count)).map_err(|error| self.error(&error))
+    }
+
+    /// Cuts a dataset of `rows_up_to` to its first `count` rows.
+    pub fn truncate(&mut self, count: usize) -> Result<()> {
+        self.shape[0] = count;
+        self.dataset.resize(self.shape.clone()).map_err(|error| self.error(&error))
     }
 
     /// An attribute of the dataset.

@@ -212,3 +212,32 @@ impl Problem for Network {
         self.scene.device
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SamplerConfig;
+    use crate::sampler::{Problem as Sampled, build, build_for, run};
+
+    /// What is certified is what runs: the sampler that a calibration builds draws the bits of the one of `unseeing run`.
+    #[test]
+    fn the_sampler_is_that_of_a_run() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
+        let config: NetworkConfig = toml::from_str(&format!("prior = {path:?}")).unwrap();
+        let network = Network::new("network", &config, 1, Device::Cpu).unwrap();
+        let prior = Prior::read(path.as_ref(), Device::Cpu).unwrap();
+        assert!(prior.spread.is_some()); // Else there is nothing to forget.
+        let Setting { card, covariance, spread, .. } = network.setting.as_ref();
+        let covariance = covariance.to_device(Device::Cpu).unwrap();
+        let short = SamplerConfig { steps: 3, ..SamplerConfig::default() };
+        let certified = build_for(&short, card, covariance, spread.as_ref()).unwrap();
+        let runs = build(&short, &prior).unwrap();
+        let draw = |sampler: &dyn Sampler| {
+            let denoiser = prior.denoiser.as_ref();
+            let noise = BlockNoise::new(1, "same", 0, 2);
+            let problem = Sampled { denoiser, likelihood: None, noise, device: Device::Cpu };
+            to_vec(&run(sampler, &problem).unwrap().image).unwrap()
+        };
+        assert_eq!(draw(certified.as_ref()), draw(runs.as_ref()));
+    }
+}
