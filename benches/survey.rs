@@ -178,7 +178,14 @@ fn rate() -> Outcome {
         let factory: EngineFactory = Arc::new(move |_| Ok(Box::new(Null { arrays: arrays.clone() })));
         let start = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
-        let options = Options { config: path, factory, writer: Arc::new(Products), stop, begun: start };
+        let options = Options {
+            config: path,
+            factory,
+            writer: Arc::new(Products),
+            stop,
+            begun: start,
+            warnings: Default::default(),
+        };
         let code = run(&Solo, &options)?;
         let seconds = start.elapsed().as_secs_f64();
         if code != 0 {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::json;
+
+use super::events::{Events, Warnings};
 use super::folder::Folder;
 use super::lease::{Outcome, ToLeader, ToWorker, decode, encode};
 use super::liveness::{beat_interval, hung};
@@ -38,6 +41,7 @@ pub struct Survey<'a> {
     pub config: &'a Config,
     pub prior: &'a [u8],
     pub writer: &'a dyn ShardWriter,
+    pub events: &'a Events,
 }
 
 /// A lease that a rank holds.
@@ -65,13 +69,14 @@ pub(super) struct Rank {
     heard: Instant,
     work: u64,
     troubles: u32,
-    host: String,
+    pub(super) host: String,
 }
 
 /// The leader's memory.
 pub struct Leader<'a> {
     pub(super) survey: Survey<'a>,
     worker: &'a mut Worker,
+    pub(super) warnings: Warnings,
     stop: Arc<AtomicBool>,
     pub(super) ranks: Vec<Rank>,
     pub(super) shards: BTreeMap<u32, Box<OpenShard>>,
@@ -90,7 +95,13 @@ pub struct Leader<'a> {
 }
 
 impl<'a> Leader<'a> {
-    pub fn new(survey: Survey<'a>, worker: &'a mut Worker, stop: Arc<AtomicBool>, progress: Progress) -> Leader<'a> {
+    pub fn new(
+        survey: Survey<'a>,
+        worker: &'a mut Worker,
+        stop: Arc<AtomicBool>,
+        progress: Progress,
+        warnings: Warnings,
+    ) -> Leader<'a> {
         let now = Instant::now();
         let rank = || Rank {
             ready: false,
@@ -105,6 +116,7 @@ impl<'a> Leader<'a> {
         Leader {
             survey,
             worker,
+            warnings,
             stop,
             ranks: (0..survey.comm.size()).map(|_| rank()).collect(),
             shards: BTreeMap::new(),
@@ -211,7 +223,8 @@ impl<'a> Leader<'a> {
     fn hear(&mut self, rank: usize, message: ToLeader) -> Result<()> {
         self.ranks[rank].heard = Instant::now();
         match message {
-            ToLeader::Ready { host } => {
+            ToLeader::Ready { host, device } => {
+                self.survey.events.write("rank", json!({ "rank": rank, "host": host, "device": device }));
                 self.ranks[rank].ready = true;
                 self.ranks[rank].host = host;
             }
@@ -228,6 +241,7 @@ impl<'a> Leader<'a> {
                 self.begin_front(rank)?;
             }
             ToLeader::Kept => self.ranks[rank].asked = Some(Answer::Kept),
+            ToLeader::Warning { message } => self.warned(rank, &message),
             ToLeader::StopRequested => self.stop.store(true, Ordering::SeqCst),
             ToLeader::Stopped => self.ranks[rank].stopped = true,
             ToLeader::Fatal { message, code } => self.give_up(message, code),
@@ -310,12 +324,13 @@ impl<'a> Leader<'a> {
         for index in done {
             let Some(shard) = self.shards.remove(&index) else { continue };
             self.say_busy()?;
-            let Survey { comm, folder, plan, config, prior, writer } = self.survey;
+            let Survey { comm, folder, plan, config, prior, writer, .. } = self.survey;
             let context = ShardContext { plan, config, prior, shard: index };
             let hosts = self.ranks.iter().filter(|rank| rank.ready).map(|rank| rank.host.clone()).collect();
             match shard.publish(folder, &context, writer, &hosts, comm.size() as u32)? {
                 Some(receipt) => {
                     self.progress.publish(receipt.objects, receipt.failed);
+                    self.survey.events.write("published", json!(receipt));
                     tracing::info!(
                         "shard {index}: {} objects, {} failed, published as {}",
                         receipt.objects,
@@ -341,6 +356,7 @@ impl<'a> Leader<'a> {
             self.hear(0, ToLeader::Beat { work })?;
             self.watch(timeout);
             self.busy = None;
+            self.tell_warnings();
             self.say_alive(timeout)?;
             let (ended, failed) =
                 self.shards.values().map(|shard| shard.ended()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));

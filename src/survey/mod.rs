@@ -5,6 +5,7 @@ pub mod claim;
 mod dispatch_tests;
 pub mod engine;
 pub mod estimate;
+pub mod events;
 pub mod folder;
 mod health;
 mod leader;

@@ -57,6 +57,11 @@ pub struct Receipt {
     pub finished: u64,
     /// Worker seconds spent in this attempt.
     pub worker_seconds: f64,
+    /// The same in hours (GPU-hours, on GPUs), and objects for each hour of a worker.
+    #[serde(default)]
+    pub gpu_hours: f64,
+    #[serde(default)]
+    pub objects_per_gpu_hour: f64,
 }
 
 impl Receipt {
