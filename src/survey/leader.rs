@@ -23,8 +23,6 @@ use crate::config::Config;
 use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::posterior::tree::TreeNode;
 
-/// Faults in a row, possibly the machine's own, after which a rank is not trusted with further objects.
-const MAX_TROUBLES: u32 = 3;
 /// How long the leader waits for its own worker before it looks at the other ranks' messages again.
 pub const PAUSE: Duration = Duration::from_millis(2);
 /// Seconds between touches of a claim, unless the claim timeout is short.
@@ -68,7 +66,7 @@ pub(super) struct Rank {
     pub(super) asked: Option<Answer>,
     heard: Instant,
     work: u64,
-    troubles: u32,
+    pub(super) troubles: u32,
     pub(super) host: String,
 }
 
@@ -77,7 +75,7 @@ pub struct Leader<'a> {
     pub(super) survey: Survey<'a>,
     worker: &'a mut Worker,
     pub(super) warnings: Warnings,
-    stop: Arc<AtomicBool>,
+    pub(super) stop: Arc<AtomicBool>,
     pub(super) ranks: Vec<Rank>,
     pub(super) shards: BTreeMap<u32, Box<OpenShard>>,
     /// Shards that other jobs hold, and when they were seen to be touched first.
@@ -85,7 +83,7 @@ pub struct Leader<'a> {
     /// Whether the last look found no shard to claim, and when that was.
     pub(super) none_left: Option<Instant>,
     stopping: bool,
-    fatal: Option<(String, i32)>,
+    pub(super) fatal: Option<(String, i32)>,
     progress: Progress,
     last_touch: Instant,
     last_sync: Instant,
@@ -298,25 +296,6 @@ impl<'a> Leader<'a> {
             Some((shard, held)) => shard.begin(held.place, held.node),
             None => Ok(()),
         }
-    }
-
-    fn trouble(&mut self, rank: usize, reason: &str) {
-        self.ranks[rank].troubles += 1;
-        if self.ranks[rank].troubles >= MAX_TROUBLES {
-            let host = &self.ranks[rank].host;
-            let message = format!(
-                "rank {rank} on {host} failed {MAX_TROUBLES} objects in a row, the last with `{reason}`: this may be the \
-                 machine's fault. When it is mended, `unseeing retry` clears the failed objects"
-            );
-            self.give_up(message, 1);
-        }
-    }
-
-    fn give_up(&mut self, message: String, code: i32) {
-        if self.fatal.is_none() {
-            self.fatal = Some((message, code));
-        }
-        self.stop.store(true, Ordering::SeqCst);
     }
 
     fn publish_done(&mut self) -> Result<()> {

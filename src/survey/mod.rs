@@ -28,5 +28,6 @@ mod shard;
 pub mod status;
 mod tidy;
 pub mod toy;
+mod trouble;
 mod trust;
 pub mod worker;

@@ -16,23 +16,6 @@ use crate::Result;
 const MAX_LEASES: usize = 2;
 
 impl Leader<'_> {
-    /// Puts what this rank's own log has warned of into the event log.
-    pub(super) fn tell_warnings(&self) {
-        self.warnings.take().iter().for_each(|message| self.warned(0, message));
-    }
-
-    /// A rank's log has warned: said here once, and kept in the event log.
-    pub(super) fn warned(&self, rank: usize, message: &str) {
-        if rank > 0 {
-            let host = &self.ranks[rank].host;
-            // Kept by itself, where it has its rank.
-            self.survey.events.write("warning", json!({ "rank": rank, "host": host, "message": message }));
-            tracing::info!("rank {rank} on {host} warns: {message}");
-        } else {
-            self.survey.events.write("warning", json!({ "rank": rank, "message": message }));
-        }
-    }
-
     /// Gives leases to workers that have room, the emptiest first.
     pub(super) fn assign(&mut self) -> Result<()> {
         // Ranks that are still getting ready count too: there must be something left for them.
