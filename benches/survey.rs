@@ -38,10 +38,12 @@ const IMAGES: [&str; 8] =
     ["mean", "variance", "variance_ratio", "observation", "observation_variance", "mask", "model", "residual"];
 
 type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;
+/// A part of the bench, with its name.
+type Part = (&'static str, fn() -> Outcome);
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let parts: [(&str, fn() -> Outcome); 4] = [("plan", plan), ("rate", rate), ("memory", memory), ("ranks", ranks)];
+    let parts: [Part; 4] = [("plan", plan), ("rate", rate), ("memory", memory), ("ranks", ranks)];
     for (name, part) in parts {
         if (wanted.is_empty() || wanted.iter().any(|word| word == name))
             && let Err(error) = part()
@@ -178,7 +180,14 @@ fn rate() -> Outcome {
         let factory: EngineFactory = Arc::new(move |_| Ok(Box::new(Null { arrays: arrays.clone() })));
         let start = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
-        let options = Options { config: path, factory, writer: Arc::new(Products), stop, begun: start };
+        let options = Options {
+            config: path,
+            factory,
+            writer: Arc::new(Products),
+            stop,
+            begun: start,
+            warnings: Default::default(),
+        };
         let code = run(&Solo, &options)?;
         let seconds = start.elapsed().as_secs_f64();
         if code != 0 {

@@ -18,6 +18,7 @@ use crate::prior::Prior;
 use crate::prior::file::draw_samples;
 use crate::survey;
 use crate::survey::engine::Engine;
+use crate::survey::events::Warnings;
 use crate::survey::product_writer::ProductWriter;
 use crate::survey::receipt::{PlainWriter, ShardWriter};
 use crate::survey::run::Options;
@@ -52,7 +53,8 @@ pub fn run(args: Args) -> Result<i32> {
     let stop = signals::stop_flag()?;
     cluster::abort_on_panic();
     let comm = cluster::join()?;
-    start_log(comm.as_ref(), args.log_json.as_deref());
+    let warnings = Warnings::default();
+    start_log(comm.as_ref(), args.log_json.as_deref(), warnings.clone());
     if comm.rank() == 0 {
         signals::stop_before_the_end(&stop);
     }
@@ -69,6 +71,7 @@ pub fn run(args: Args) -> Result<i32> {
         },
         stop,
         begun,
+        warnings,
     };
     let outcome = survey::run::run(comm.as_ref(), &options);
     failpoint::at("run.leaving")?;
@@ -92,10 +95,10 @@ pub fn writer_of(file: &Path) -> Arc<dyn ShardWriter> {
     if file.extension().is_some_and(|ending| ending == plain) { Arc::new(PlainWriter) } else { Arc::new(ProductWriter) }
 }
 
-/// Messages go to the terminal: all of the leader's (as RUST_LOG says, if it is set), warnings of the other ranks. A log
-/// that cannot be written ends the job.
-fn start_log(comm: &dyn Comm, folder: Option<&Path>) {
-    let level = if comm.rank() == 0 { LevelFilter::INFO } else { LevelFilter::WARN };
+/// Messages go to the terminal: all of the leader's (as RUST_LOG says, if it is set), errors of the other ranks, whose warnings
+/// the leader tells. A log that cannot be written ends the job.
+fn start_log(comm: &dyn Comm, folder: Option<&Path>, warnings: Warnings) {
+    let level = if comm.rank() == 0 { LevelFilter::INFO } else { LevelFilter::ERROR };
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
     let human = fmt::layer().with_writer(std::io::stderr).with_target(false).with_filter(filter);
     let json = folder.map(|folder| match open_log(comm.rank(), folder) {
@@ -105,7 +108,7 @@ fn start_log(comm: &dyn Comm, folder: Option<&Path>) {
             comm.abort(error.exit_code());
         }
     });
-    tracing_subscriber::registry().with(human).with(json).init();
+    tracing_subscriber::registry().with(human).with(json).with(warnings).init();
 }
 
 fn open_log(rank: usize, folder: &Path) -> Result<File> {

@@ -22,6 +22,15 @@ pub fn about() -> About {
     About { library, launcher, caution }
 }
 
+/// The name of the Slurm job that this process is in, an array's task by its own.
+pub fn job() -> Option<String> {
+    let text = |name: &str| std::env::var(name).ok();
+    match (text("SLURM_ARRAY_JOB_ID"), text("SLURM_ARRAY_TASK_ID")) {
+        (Some(job), Some(task)) => Some(format!("{job}_{task}")),
+        _ => text("SLURM_JOB_ID"),
+    }
+}
+
 /// From Open MPI's number of ranks, PMIx's rank and Slurm's number of tasks to a description and a warning.
 fn judge(mpirun: Option<u32>, pmix: Option<u32>, slurm: Option<u32>) -> (Option<String>, Option<String>) {
     match (mpirun, pmix, slurm) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::engine::SavedBlock;
+use super::events::Events;
 use super::folder::Folder;
 use super::leader::{Leader, Survey};
 use super::lease::{Lease, Outcome, Parts, ToLeader, ToWorker, decode, encode};
@@ -71,7 +72,7 @@ struct Simulation(RefCell<Inner>);
 impl Simulation {
     /// Workers that take so many seconds a step.
     fn new(config: &Config, seconds: &[f64], choose: Choice) -> Simulation {
-        let ready = || VecDeque::from([ToLeader::Ready { host: "simulated".into() }]);
+        let ready = || VecDeque::from([ToLeader::Ready { host: "simulated".into(), device: "cpu".into() }]);
         let worker =
             |&seconds: &f64| Simulated { seconds, queue: VecDeque::new(), yields: 0, job: None, outbox: ready() };
         Simulation(RefCell::new(Inner {
@@ -263,11 +264,20 @@ fn simulate(root: &Path, config: &Config, seconds: &[f64], choose: Choice) -> (I
     let (plan, _) = Plan::ensure(config, &folder, || read_targets(config)).unwrap();
     folder.create().unwrap();
     let simulation = Simulation::new(config, seconds, choose);
-    let survey =
-        Survey { comm: &simulation, folder: &folder, plan: &plan, config, prior: b"none", writer: &PlainWriter };
+    let survey = Survey {
+        comm: &simulation,
+        folder: &folder,
+        plan: &plan,
+        config,
+        prior: b"none",
+        writer: &PlainWriter,
+        events: &Events::nowhere(),
+    };
     let mut worker = Worker::silent();
     let progress = Progress::new(&plan, config.sampler.steps, 0, 0);
-    let code = Leader::new(survey, &mut worker, Arc::new(AtomicBool::new(false)), progress).lead().unwrap();
+    let code = Leader::new(survey, &mut worker, Arc::new(AtomicBool::new(false)), progress, Default::default())
+        .lead()
+        .unwrap();
     assert_eq!(code, 0);
     let receipts = Receipt::list(&folder).unwrap();
     let digests = receipts.iter().map(|&shard| Receipt::read(&folder, shard).unwrap().unwrap().content_blake3);

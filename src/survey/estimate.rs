@@ -21,7 +21,7 @@ const FILE: u64 = 200_000;
 /// Bytes of HDF5's own for each object of a bundle: its group, three datasets and their attributes.
 const BUNDLED: u64 = 8_000;
 /// Files of a run folder beside those of its shards: plan, targets, config; and its folders, but that of packed inputs.
-const COMMON: u64 = 3 + 4;
+const COMMON: u64 = 3 + 5;
 
 /// Where the seconds an object come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,7 +54,8 @@ pub struct Estimate {
     /// Bytes of the source files (one that several objects use is counted for each), and of bundles, at most.
     pub input_bytes: Option<u64>,
     pub bundle_bytes: Option<u64>,
-    /// Files and folders when all is done, with and without bundles; `survey.h5` of `merge` is one more.
+    /// Files and folders when all is done, with and without bundles; `survey.h5` of `merge` and each job's event log are
+    /// one more.
     pub files_at_rest: u64,
     pub files_at_rest_packed: u64,
     /// The most that there can be on the way, if every shard were begun at once: claim, journal and a temporary for each. A
@@ -185,7 +186,8 @@ pub fn words(estimate: &Estimate) -> Vec<String> {
             bytes(estimate.input_bytes)
         ),
         format!(
-            "files {} at rest ({} with packed inputs), {} at the peak if all shards were begun at once",
+            "files {} at rest ({} with packed inputs), {} at the peak if all shards were begun at once; one more \
+             for each job",
             estimate.files_at_rest, estimate.files_at_rest_packed, estimate.files_at_peak
         ),
     ]

@@ -8,6 +8,7 @@
 //! journals/00012.journal.1   what that attempt has done so far
 //! inputs/00012.h5        packed inputs of shard 12, if they were packed
 //! shards/00012.*        the product of shard 12
+//! events/*.jsonl        what each job did, for people
 //! receipts/00012.json   says that the product is whole, with its digests: the truth
 //! ```
 
@@ -84,6 +85,10 @@ impl Folder {
 
     pub fn receipts(&self) -> PathBuf {
         self.root.join("receipts")
+    }
+
+    pub fn events(&self) -> PathBuf {
+        self.root.join("events")
     }
 
     pub fn claim(&self, shard: u32, attempt: u32) -> PathBuf {

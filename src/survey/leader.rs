@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::json;
+
+use super::events::{Events, Warnings};
 use super::folder::Folder;
 use super::lease::{Outcome, ToLeader, ToWorker, decode, encode};
 use super::liveness::{beat_interval, hung};
@@ -20,8 +23,6 @@ use crate::config::Config;
 use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::posterior::tree::TreeNode;
 
-/// Faults in a row, possibly the machine's own, after which a rank is not trusted with further objects.
-const MAX_TROUBLES: u32 = 3;
 /// How long the leader waits for its own worker before it looks at the other ranks' messages again.
 pub const PAUSE: Duration = Duration::from_millis(2);
 /// Seconds between touches of a claim, unless the claim timeout is short.
@@ -38,6 +39,7 @@ pub struct Survey<'a> {
     pub config: &'a Config,
     pub prior: &'a [u8],
     pub writer: &'a dyn ShardWriter,
+    pub events: &'a Events,
 }
 
 /// A lease that a rank holds.
@@ -64,15 +66,16 @@ pub(super) struct Rank {
     pub(super) asked: Option<Answer>,
     heard: Instant,
     work: u64,
-    troubles: u32,
-    host: String,
+    pub(super) troubles: u32,
+    pub(super) host: String,
 }
 
 /// The leader's memory.
 pub struct Leader<'a> {
     pub(super) survey: Survey<'a>,
     worker: &'a mut Worker,
-    stop: Arc<AtomicBool>,
+    pub(super) warnings: Warnings,
+    pub(super) stop: Arc<AtomicBool>,
     pub(super) ranks: Vec<Rank>,
     pub(super) shards: BTreeMap<u32, Box<OpenShard>>,
     /// Shards that other jobs hold, and when they were seen to be touched first.
@@ -80,7 +83,7 @@ pub struct Leader<'a> {
     /// Whether the last look found no shard to claim, and when that was.
     pub(super) none_left: Option<Instant>,
     stopping: bool,
-    fatal: Option<(String, i32)>,
+    pub(super) fatal: Option<(String, i32)>,
     progress: Progress,
     last_touch: Instant,
     last_sync: Instant,
@@ -90,7 +93,13 @@ pub struct Leader<'a> {
 }
 
 impl<'a> Leader<'a> {
-    pub fn new(survey: Survey<'a>, worker: &'a mut Worker, stop: Arc<AtomicBool>, progress: Progress) -> Leader<'a> {
+    pub fn new(
+        survey: Survey<'a>,
+        worker: &'a mut Worker,
+        stop: Arc<AtomicBool>,
+        progress: Progress,
+        warnings: Warnings,
+    ) -> Leader<'a> {
         let now = Instant::now();
         let rank = || Rank {
             ready: false,
@@ -105,6 +114,7 @@ impl<'a> Leader<'a> {
         Leader {
             survey,
             worker,
+            warnings,
             stop,
             ranks: (0..survey.comm.size()).map(|_| rank()).collect(),
             shards: BTreeMap::new(),
@@ -211,7 +221,8 @@ impl<'a> Leader<'a> {
     fn hear(&mut self, rank: usize, message: ToLeader) -> Result<()> {
         self.ranks[rank].heard = Instant::now();
         match message {
-            ToLeader::Ready { host } => {
+            ToLeader::Ready { host, device } => {
+                self.survey.events.write("rank", json!({ "rank": rank, "host": host, "device": device }));
                 self.ranks[rank].ready = true;
                 self.ranks[rank].host = host;
             }
@@ -228,6 +239,7 @@ impl<'a> Leader<'a> {
                 self.begin_front(rank)?;
             }
             ToLeader::Kept => self.ranks[rank].asked = Some(Answer::Kept),
+            ToLeader::Warning { message } => self.warned(rank, &message),
             ToLeader::StopRequested => self.stop.store(true, Ordering::SeqCst),
             ToLeader::Stopped => self.ranks[rank].stopped = true,
             ToLeader::Fatal { message, code } => self.give_up(message, code),
@@ -286,36 +298,18 @@ impl<'a> Leader<'a> {
         }
     }
 
-    fn trouble(&mut self, rank: usize, reason: &str) {
-        self.ranks[rank].troubles += 1;
-        if self.ranks[rank].troubles >= MAX_TROUBLES {
-            let host = &self.ranks[rank].host;
-            let message = format!(
-                "rank {rank} on {host} failed {MAX_TROUBLES} objects in a row, the last with `{reason}`: this may be the \
-                 machine's fault. When it is mended, `unseeing retry` clears the failed objects"
-            );
-            self.give_up(message, 1);
-        }
-    }
-
-    fn give_up(&mut self, message: String, code: i32) {
-        if self.fatal.is_none() {
-            self.fatal = Some((message, code));
-        }
-        self.stop.store(true, Ordering::SeqCst);
-    }
-
     fn publish_done(&mut self) -> Result<()> {
         let done: Vec<u32> = self.shards.iter().filter(|(_, shard)| shard.is_done()).map(|(&index, _)| index).collect();
         for index in done {
             let Some(shard) = self.shards.remove(&index) else { continue };
             self.say_busy()?;
-            let Survey { comm, folder, plan, config, prior, writer } = self.survey;
+            let Survey { comm, folder, plan, config, prior, writer, .. } = self.survey;
             let context = ShardContext { plan, config, prior, shard: index };
             let hosts = self.ranks.iter().filter(|rank| rank.ready).map(|rank| rank.host.clone()).collect();
             match shard.publish(folder, &context, writer, &hosts, comm.size() as u32)? {
                 Some(receipt) => {
                     self.progress.publish(receipt.objects, receipt.failed);
+                    self.survey.events.write("published", json!(receipt));
                     tracing::info!(
                         "shard {index}: {} objects, {} failed, published as {}",
                         receipt.objects,
@@ -341,6 +335,7 @@ impl<'a> Leader<'a> {
             self.hear(0, ToLeader::Beat { work })?;
             self.watch(timeout);
             self.busy = None;
+            self.tell_warnings();
             self.say_alive(timeout)?;
             let (ended, failed) =
                 self.shards.values().map(|shard| shard.ended()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));

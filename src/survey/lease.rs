@@ -56,8 +56,10 @@ pub enum Outcome {
 /// From a worker to the leader.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToLeader {
-    /// The engine is built.
-    Ready { host: String },
+    /// The engine is built, on this device.
+    Ready { host: String, device: String },
+    /// What the rank's log warns of.
+    Warning { message: String },
     /// The oldest lease is done.
     Done { object: u64, node: TreeNode, seconds: f64, outcome: Outcome },
     /// The oldest lease failed in `block` (the first block of its lease if it failed before or after the blocks).

@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// The format of the plan files. A program refuses plans of another format.
 const FORMAT: u32 = 2;
 
+/// The way out where the table of targets is not what it should be.
+const TARGETS: &str = "put the whole file back, or plan in another folder, `survey.folder`";
+
 /// Config keys that do not touch the products and may be changed after planning.
 const FREE_KEYS: [&str; 5] =
     ["survey.folder", "run.journal_interval", "run.hang_timeout", "run.claim_timeout", "run.time_limit"];
@@ -204,11 +207,13 @@ impl Plan {
                 file.seek(SeekFrom::Start(range.offset))?;
                 file.read_exact(&mut bytes)
             })
-            .map_err(|error| Error::file(&path, format!("cannot read the targets of shard {shard}: {error}")))?;
+            .map_err(|error| {
+                Error::file(&path, format!("cannot read the targets of shard {shard} ({TARGETS}): {error}"))
+            })?;
         if digest::bytes(&bytes) != range.blake3 {
             return Err(Error::file(
                 &path,
-                format!("the targets of shard {shard} are damaged (the plan has their digest)"),
+                format!("the targets of shard {shard} are damaged, the plan has their digest ({TARGETS})"),
             ));
         }
         postcard::from_bytes(&bytes)

@@ -57,6 +57,11 @@ pub struct Receipt {
     pub finished: u64,
     /// Worker seconds spent in this attempt.
     pub worker_seconds: f64,
+    /// The same in hours (GPU-hours, on GPUs), and objects for each hour of a worker.
+    #[serde(default)]
+    pub gpu_hours: f64,
+    #[serde(default)]
+    pub objects_per_gpu_hour: f64,
 }
 
 impl Receipt {
@@ -90,11 +95,13 @@ impl Receipt {
     /// Checks the product against the receipt; the error tells what differs.
     pub fn check(&self, folder: &Folder, plan_digest: &str, writer: &dyn ShardWriter) -> Result<()> {
         let path = folder.root().join(&self.file);
-        let fault = |what: String| Error::file(&path, what);
+        let own = folder.receipt(self.shard);
+        let way_out = format!("remove its receipt {}, and the shard is done again", own.display());
+        let fault = |what: String| Error::file(&path, format!("{what}: {way_out}"));
         if self.plan != plan_digest {
-            return Err(Error::file(folder.receipt(self.shard), "belongs to another plan"));
+            return Err(Error::file(&own, "belongs to another plan: remove it, and the shard is done again"));
         }
-        let found = digest::file(&path)?;
+        let found = digest::file(&path).map_err(|error| fault(error.to_string()))?;
         if found != self.blake3 {
             return Err(fault(format!("its digest is {found}, the receipt says {}", self.blake3)));
         }

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::claim;
+use super::events::{Events, Warnings};
 use super::folder::Folder;
 use super::leader::{Leader, PAUSE, Survey};
 use super::lease::{ToLeader, ToWorker, decode, encode};
@@ -46,6 +48,8 @@ pub struct Options {
     pub stop: Arc<AtomicBool>,
     /// When the process began: `run.time_limit` counts from there.
     pub begun: Instant,
+    /// What the log of this process warns of.
+    pub warnings: Warnings,
 }
 
 /// The first thing that every rank hears.
@@ -170,12 +174,21 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
         pins::pin(planned)?;
     }
     let mut worker = Worker::start(context(comm, config.clone(), threads, prior.clone()), options.factory.clone())?;
-    let survey =
-        Survey { comm, folder: &folder, plan: &plan, config: &config, prior: &prior, writer: options.writer.as_ref() };
+    let events = Events::start(&folder);
+    events.write("job", about_job(comm, &plan)?);
+    let writer = options.writer.as_ref();
+    let survey = Survey { comm, folder: &folder, plan: &plan, config: &config, prior: &prior, writer, events: &events };
     let (objects, failed, _) = published(&folder)?;
     let progress = Progress::new(&plan, config.sampler.steps, objects, failed);
-    let mut leader = Leader::new(survey, &mut worker, options.stop.clone(), progress);
+    let mut leader = Leader::new(survey, &mut worker, options.stop.clone(), progress, options.warnings.clone());
     let outcome = leader.lead();
+    leader.tell_warnings();
+    let (code, error) = match &outcome {
+        Ok(code) => (*code, None),
+        Err(error) => (error.exit_code(), Some(error.to_string())),
+    };
+    let seconds = options.begun.elapsed().as_secs_f64();
+    events.write("end", json!({ "code": code, "error": error, "seconds": seconds }));
     if outcome.is_ok() {
         leader.dismiss()?;
     } else {
@@ -183,6 +196,15 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
     }
     worker.join()?;
     outcome
+}
+
+/// What the event log tells of a job first.
+fn about_job(comm: &dyn Comm, plan: &Plan) -> Result<Value> {
+    Ok(json!({
+        "job": crate::cluster::about::job(), "host": crate::cluster::host(), "pid": std::process::id(),
+        "ranks": comm.size(), "survey": plan.name, "plan": plan.digest()?,
+        "versions": { "unseeing": env!("CARGO_PKG_VERSION"), "code": plan.code, "cpu": plan.cpu_capability },
+    }))
 }
 
 /// A rank other than 0: carries messages between the leader and this rank's worker.
@@ -227,6 +249,7 @@ fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
             }
             tell(&report)?;
         }
+        options.warnings.take().into_iter().try_for_each(|message| tell(&ToLeader::Warning { message }))?;
         if options.stop.load(Ordering::SeqCst) && !asked {
             asked = true;
             tell(&ToLeader::StopRequested)?;
@@ -266,6 +289,7 @@ mod tests {
             writer: Arc::new(PlainWriter),
             stop: Arc::new(AtomicBool::new(false)),
             begun: Instant::now(),
+            warnings: Warnings::default(),
         }
     }
 

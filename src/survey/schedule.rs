@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
+use serde_json::json;
+
 use super::folder::Folder;
 use super::leader::{Answer, Held, Leader, Rank, Survey};
 use super::lease::ToWorker;
@@ -123,6 +125,7 @@ impl Leader<'_> {
         match open_next(folder, plan, config, &open)? {
             Opened::Shard(shard) => {
                 self.held.remove(&shard.index);
+                self.survey.events.write("claimed", json!({ "shard": shard.index, "attempt": shard.attempt() }));
                 self.shards.insert(shard.index, shard);
             }
             Opened::NoneLeft { held } => {

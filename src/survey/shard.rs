@@ -338,6 +338,8 @@ impl OpenShard {
             started: seconds(self.started),
             finished: seconds(SystemTime::now()),
             worker_seconds: self.worker_seconds,
+            gpu_hours: self.worker_seconds / 3600.0,
+            objects_per_gpu_hour: records.len() as f64 / self.worker_seconds.max(1e-9) * 3600.0,
         };
         failpoint::at("receipt.before")?;
         receipt.publish(folder)?;

@@ -12,7 +12,7 @@ use super::engine::{Engine, OpenObject, SavedBlock};
 use super::health::Pulse;
 use super::lease::{Lease, Outcome, Parts, ToLeader, ToWorker};
 use crate::cluster;
-use crate::config::Config;
+use crate::config::{Config, DeviceKind};
 use crate::device;
 use crate::posterior::tree::TreeNode;
 use crate::{Error, Result};
@@ -135,7 +135,11 @@ impl Desk {
         let outcome = device::set_threads(context.threads).and_then(|_| factory(context));
         match outcome {
             Ok(mut engine) => {
-                self.tell(ToLeader::Ready { host: cluster::host() });
+                let device = match context.config.run.device {
+                    DeviceKind::Cpu => "cpu".to_string(),
+                    DeviceKind::Cuda => format!("cuda:{}", context.local_rank),
+                };
+                self.tell(ToLeader::Ready { host: cluster::host(), device });
                 self.serve(engine.as_mut());
             }
             Err(error) => {

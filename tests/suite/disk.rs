@@ -112,35 +112,88 @@ fn crash_free_leftovers_of_killed_writers_do_no_harm_and_are_swept_when_old() {
     assert_eq!(survey.digests().len(), 2);
 }
 
-/// Files of the run folder that are not what they should be: what to do is said, and helps.
+/// What is done to a file: cut in half, emptied, removed, or replaced by something else.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Damage {
+    Half,
+    Empty,
+    Gone,
+    Foreign,
+}
+
+/// Every kind of file of a run folder, damaged in every way: who notices, what is said, and what helps. Where nothing is to
+/// be said, the run goes on and its content is the same.
 #[test]
 fn crash_free_corrupted_files_are_named_with_a_way_out() {
-    let survey = ToySurvey::new(&[""; 2], 1);
-    assert_eq!(survey.run(0), 0);
+    use Damage::*;
+    let survey = ToySurvey::new(&["", "stumble=2.3"], 1);
+    assert_eq!(survey.run(0), 3);
     let want = survey.digests();
-    for (file, words) in [
-        ("receipts/00001.json", "remove it, and its shard is done again"),
-        ("plan.json", "is no plan: "),
-        ("targets.bin", "are damaged"),
-    ] {
+    let run = |command: &[&str]| {
+        let output = unseeing().args(command).arg(survey.path("survey.toml")).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code().unwrap(), said)
+    };
+    let toy: &[&str] = &["run", "--engine", "toy"];
+    // The file; the damage; who notices; a word of what is said ("" where the run just goes on).
+    let table: [(&str, &[Damage], &[&str], &str); 9] = [
+        ("plan.json", &[Half, Empty, Foreign], toy, "Put the whole file back, or plan in another folder"),
+        ("plan.json", &[Half, Empty, Gone, Foreign], &["verify"], "plan"),
+        ("config.toml", &[Half, Empty, Gone, Foreign], toy, ""),
+        ("receipts/00000.json", &[Half, Empty, Foreign], toy, "remove it, and its shard is done again"),
+        ("receipts/00000.json", &[Gone], toy, ""),
+        ("shards/00000.records", &[Half, Empty, Gone, Foreign], &["verify"], "remove its receipt"),
+        ("journals/00001.journal.1", &[Half, Empty, Gone, Foreign], toy, ""),
+        ("claims/00001.claim.7", &[Empty, Foreign], toy, ""),
+        (".unfinished-1-1-1-plan.json", &[Empty, Foreign], toy, ""),
+    ];
+    for (file, damages, command, words) in table {
         let path = survey.path("run").join(file);
-        let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        if file == "targets.bin" {
-            std::fs::remove_file(survey.path("run/receipts/00001.json")).unwrap();
-            let mut flipped = whole.clone();
-            let last = flipped.len() - 1;
-            flipped[last] ^= 1;
-            std::fs::write(&path, flipped).unwrap();
+        let whole = std::fs::read(&path).ok();
+        for &damage in damages {
+            let bytes = whole.clone().unwrap_or_default();
+            match damage {
+                Half => std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap(),
+                Empty => std::fs::write(&path, b"").unwrap(),
+                Gone => std::fs::remove_file(&path).unwrap(),
+                Foreign => std::fs::write(&path, b"{\"a letter\": \"of somebody else\"}").unwrap(),
+            }
+            let (code, said) = run(command);
+            if words.is_empty() {
+                assert_eq!(code, 3, "{file} {damage:?}: {said}");
+            } else {
+                let named = said.contains(file) || (file == "plan.json" && said.contains("/run: has no plan"));
+                assert!(code == 1 || code == 2, "{file} {damage:?}: {code}: {said}");
+                assert!(said.contains(words) && named, "{file} {damage:?}: {said}");
+            }
+            match &whole {
+                Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+                None => _ = std::fs::remove_file(&path),
+            }
+            if words.is_empty() {
+                assert_eq!(survey.digests(), want, "after {file} {damage:?}");
+            }
         }
-        assert_ne!(survey.run(0), 0, "{file}");
-        assert!(survey.said().contains(words) && survey.said().contains(file), "{file}: {}", survey.said());
-        if file.starts_with("receipts") {
-            std::fs::remove_file(&path).unwrap();
-        } else {
-            std::fs::write(&path, whole).unwrap();
-        }
-        assert_eq!(survey.run(0), 0, "{file}: {}", survey.said());
-        assert_eq!(survey.digests(), want, "{file}");
     }
+    // The table of targets is needed where a shard is still to be done.
+    let (path, receipt) = (survey.path("run/targets.bin"), survey.path("run/receipts/00001.json"));
+    let (whole, proof) = (std::fs::read(&path).unwrap(), std::fs::read(&receipt).unwrap());
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for (bytes, words) in
+        [(Some(&flipped[..]), "damaged"), (Some(b"".as_slice()), "cannot read"), (None, "cannot read")]
+    {
+        match bytes {
+            Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        std::fs::remove_file(&receipt).unwrap();
+        let (code, said) = run(toy);
+        assert!(code == 1 && said.contains(words) && said.contains("targets.bin"), "{code}: {said}");
+        assert!(said.contains("plan in another folder"), "{said}");
+        std::fs::write(&path, &whole).unwrap();
+        std::fs::write(&receipt, &proof).unwrap();
+    }
+    assert_eq!(run(toy).0, 3);
+    assert_eq!(survey.digests(), want);
 }

@@ -269,3 +269,25 @@ fn mpi_is_not_started_by_status_and_plan() {
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+/// The event log of a job: who works with what, shards, warnings of other ranks, the end.
+#[test]
+fn mpi_event_log_tells_of_ranks_shards_warnings_and_the_end() {
+    let survey = ToySurvey::new(&["", "stumble=2.3", "", ""], 2);
+    assert_eq!(survey.run(3), 3, "{}", survey.said());
+    let logs = survey.files("events");
+    assert_eq!(logs.len(), 1);
+    let text = std::fs::read_to_string(&logs[0]).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    assert_eq!((&lines[0]["event"], &lines[0]["ranks"]), (&"job".into(), &3.into()), "{text}");
+    assert!(lines[0]["versions"]["code"]["libtorch"].is_string(), "{text}");
+    assert!(of("rank").len() == 3 && of("rank").iter().all(|rank| rank["device"] == "cpu"), "{text}");
+    assert!(of("claimed").len() == 2 && of("published").len() == 2, "{text}");
+    for shard in of("published") {
+        let (hours, rate) = (shard["gpu_hours"].as_f64().unwrap(), shard["objects_per_gpu_hour"].as_f64().unwrap());
+        assert!(hours > 0.0 && (hours * rate - 2.0).abs() < 1e-6, "{shard}");
+    }
+    assert!(of("warning").iter().any(|line| line["message"].as_str().unwrap().contains("stumble")), "{text}");
+    assert_eq!(lines.last().unwrap()["code"], 3, "{text}");
+}

@@ -128,10 +128,10 @@ fn slurm_requeues_after_kills_and_stops_are_bounded() {
 #[test]
 fn slurm_an_array_that_is_signalled_before_its_limit_is_whole_in_the_end() {
     let Some(cluster) = Cluster::start("") else { return };
-    let toys = Toys::new(&cluster, 30, 2);
+    let toys = Toys::new(&cluster, 64, 4);
     let real = env!("CARGO_BIN_EXE_unseeing");
     let program = cluster.program(&format!("exec env -u SLURM_JOB_END_TIME {real} \"$@\""));
-    // Twelve minutes less 712 seconds: due eight seconds after each start.
+    // Twelve minutes less 712 seconds: due eight seconds after each start, and seen within half a minute by Slurm.
     let options = ["--ntasks-per-node=2", "--gres=gpu:2", "--cpus-per-task=1", "--time=12", "--signal=B:USR1@712"];
     let options = [&["--array=0-1"], &options[..]].concat();
     let arguments = [toys.config.to_str().unwrap(), "--engine", "toy"];
