@@ -6,9 +6,11 @@ use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 use tch::Device;
 
-use crate::prior::card::UnetConfig;
+use crate::io::publish::publish_bytes;
+use crate::prior::card::{Architecture, Card, UnetConfig};
+use crate::prior::import::{Description, HYPERPARAMETERS, network_file, network_of, prior_file};
 use crate::prior::unet::Unet;
-use crate::prior::unet_check::{Check, Difference, check, infer_config};
+use crate::prior::unet_check::{Check, Difference, check, infer_config, refuse_classes};
 use crate::prior::unet_layout::Layout;
 use crate::prior::weights::Weights;
 use crate::{Error, Result};
@@ -28,6 +30,16 @@ pub struct Args {
     /// Largest difference, relative to the largest recorded value, that agrees
     #[arg(long, default_value_t = 1e-4)]
     tolerance: f64,
+    /// Writes a prior that commands can use. Its moments must be measured with `unseeing moments` before the first survey
+    #[arg(long, value_name = "PRIOR.safetensors")]
+    write: Option<PathBuf>,
+    /// With --write: what the prior is (TOML: name, pixel_kpc, bands, stretch, normalisation, redshift_range, resolution_kpc,
+    /// caution)
+    #[arg(long, value_name = "CARD.toml", requires = "write")]
+    card: Option<PathBuf>,
+    /// Writes the network alone, under the names of the published code, with its hyperparameters in the metadata
+    #[arg(long, value_name = "W.safetensors")]
+    export: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,8 +50,23 @@ pub fn run(args: Args) -> Result<i32> {
     if !(args.tolerance > 0.0 && args.tolerance.is_finite()) {
         return Err(Error::usage(format!("--tolerance is {}, expected a number above 0", args.tolerance)));
     }
-    let weights = Weights::read(&args.weights)?;
-    let (config, bands, source) = hyperparameters(&weights)?;
+    let (weights, card) = network_of(Weights::read(&args.weights)?)?;
+    refuse_classes(&weights)?;
+    let (config, bands, source) = hyperparameters(&weights, card)?;
+    let description = match (&args.write, &args.card) {
+        (Some(path), None) => {
+            return Err(Error::usage(format!(
+                "--write {}: also give --card CARD.toml, which says what the prior is (bands, pixel_kpc, stretch, ...)",
+                path.display()
+            )));
+        }
+        (Some(_), Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Error::usage(format!("{}: cannot read: {error}", path.display())))?;
+            Some(Description::parse(path, &text)?)
+        }
+        _ => None,
+    };
     let layout = Layout::new(&config, bands).map_err(|error| Error::file(&source, error))?;
     let network = Unet::load(&config, bands, &weights, Device::Cpu)?;
     let mut report = json!({
@@ -78,18 +105,33 @@ pub fn run(args: Args) -> Result<i32> {
             }
         }
     }
-    Ok(if agrees { super::DONE } else { MISMATCH })
+    if !agrees {
+        return Ok(MISMATCH);
+    }
+    if let (Some(path), Some(description)) = (&args.write, &description) {
+        publish_bytes(path, &prior_file(&weights, &config, bands, description)?)?;
+        eprintln!("{}: written; its moments are not measured yet: unseeing moments {0}", path.display());
+    }
+    if let Some(path) = &args.export {
+        publish_bytes(path, &network_file(&weights, &config)?)?;
+    }
+    Ok(super::DONE)
 }
 
 /// Hyperparameters, number of bands, and the file that they were read from.
-fn hyperparameters(weights: &Weights) -> Result<(UnetConfig, i64, PathBuf)> {
+fn hyperparameters(weights: &Weights, card: Option<Card>) -> Result<(UnetConfig, i64, PathBuf)> {
     let inferred = infer_config(weights);
     let sibling = weights.path().with_extension("json");
-    if !sibling.exists() {
-        let (config, bands) = inferred?;
-        return Ok((config, bands, weights.path().to_path_buf()));
-    }
-    let config = read_config(&sibling)?;
+    let own = weights.path().to_path_buf();
+    let (config, sibling) = match (card.map(|card| card.architecture), weights.metadata().get(HYPERPARAMETERS)) {
+        (Some(Architecture::Unet(config)), _) => (config, own),
+        _ if sibling.exists() => (read_config(&sibling)?, sibling),
+        (_, Some(text)) => (parse_config(&own, text)?, own),
+        _ => {
+            let (config, bands) = inferred?;
+            return Ok((config, bands, own));
+        }
+    };
     let stem = weights.find("input_blocks.0.0.weight").map(|tensor| tensor.size());
     match stem.as_deref() {
         Some(&[_, bands, _, _]) => Ok((config, bands, sibling)),
@@ -99,7 +141,11 @@ fn hyperparameters(weights: &Weights) -> Result<(UnetConfig, i64, PathBuf)> {
 
 fn read_config(path: &Path) -> Result<UnetConfig> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, format!("cannot read: {error}")))?;
-    serde_json::from_str(&text).map_err(|error| Error::file(path, format!("not hyperparameters of the U-Net: {error}")))
+    parse_config(path, &text)
+}
+
+fn parse_config(path: &Path, text: &str) -> Result<UnetConfig> {
+    serde_json::from_str(text).map_err(|error| Error::file(path, format!("not hyperparameters of the U-Net: {error}")))
 }
 
 fn agree(found: &Check, tolerance: f64) -> bool {
@@ -131,7 +177,7 @@ fn print_difference(name: &str, difference: &Difference, tolerance: f64) {
 }
 
 fn print_network(report: &Value, config: &UnetConfig) {
-    println!("{}: improved-diffusion U-Net", report["weights"].as_str().unwrap_or_default());
+    println!("{}: U-Net of improved-diffusion or guided-diffusion", report["weights"].as_str().unwrap_or_default());
     println!("  {} tensors, {} parameters", report["tensors"], report["parameters"]);
     println!("  {} bands, {} px", report["bands"], config.image_size);
     println!(

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use tch::{Device, Tensor};
 
-use crate::evaluate::draws::{BLOCK, Drawer};
+use crate::evaluate::draws::{BLOCK, Drawer, measured_covariance};
 use crate::io::publish::publish_path;
 use crate::posterior::{Moments, morphology};
+use crate::prior::card::Architecture;
 use crate::prior::file::{DrawMoments, with_flux_moments};
 use crate::prior::{Prior, Spread};
 use crate::sampler::build::T_MIN;
@@ -51,6 +52,11 @@ pub struct Args {
 pub fn run(args: Args) -> Result<i32> {
     tch::set_num_threads(i32::from(args.threads.max(1)));
     let mut prior = Prior::read(&args.prior, Device::Cpu)?;
+    // A lean network was trained with its covariance and keeps it. Others have none but what their draws show.
+    let measured = !args.quantities_only && matches!(prior.card.architecture, Architecture::Unet(_));
+    if measured {
+        prior.covariance = measured_covariance(&prior, args.seed, args.steps, args.count)?;
+    }
     if !args.quantities_only {
         // First how uncertain the network is: draws depend on it (a little), and must be those of the file that is written.
         prior.spread = None;
@@ -93,7 +99,8 @@ pub fn run(args: Args) -> Result<i32> {
         true => (prior.flux_mean.shallow_clone(), prior.flux_variance.shallow_clone(), prior.flux_draws),
         false => (tensor(&moments.mean)?, tensor(&moments.variance())?, moments.count),
     };
-    let measured = DrawMoments { mean, variance, draws, spread: prior.spread, samples };
+    let covariance = if measured { Some(prior.covariance.to_device(Device::Cpu)?) } else { None };
+    let measured = DrawMoments { mean, variance, draws, covariance, spread: prior.spread, samples };
     let written = with_flux_moments(&bytes, &measured)?;
     let out = args.out.as_ref().unwrap_or(&args.prior);
     publish_path(out, |path| std::fs::write(path, &written).map_err(|error| Error::file(path, error)))?;

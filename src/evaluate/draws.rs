@@ -13,9 +13,10 @@ use super::mock::chain_draws;
 use crate::config::SamplerConfig;
 use crate::io::hdf5::{Attribute, Reader, Writer};
 use crate::io::{bytes, digest, publish};
-use crate::prior::Prior;
 use crate::prior::store::{Store, to_bytes};
+use crate::prior::{Covariance, Prior, ancestral};
 use crate::random::BlockNoise;
+use crate::sampler::build::T_MIN;
 use crate::sampler::{self, Sampler, to_vec};
 use crate::{Error, Result};
 
@@ -55,6 +56,26 @@ impl<'a> Drawer<'a> {
         let parts = blocks.map(|index| self.block(index)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::f_cat(&parts, 0)?.f_narrow(0, i64::from(first % BLOCK), i64::from(count))?)
     }
+}
+
+/// Largest noise level that draws of a network start from where its own covariance is not known yet, stretched units; the
+/// images of such networks lie between -1 and 1 (the choice of Karras et al. 2022 for them).
+const START: f64 = 80.0;
+/// Components of a covariance that is measured on draws, and the least variance of a pixel beside them: as in training.
+const RANK: i64 = 64;
+const FLOOR: f64 = 1e-4;
+
+/// The Gaussian part of a prior whose network does not need it, measured on `count` draws of the network by its
+/// probability flow with `steps` noise levels.
+pub fn measured_covariance(prior: &Prior, seed: u64, steps: u32, count: u32) -> Result<Covariance> {
+    let range = [START.min(prior.card.sigma_max), T_MIN.max(prior.card.sigma_min)];
+    let mut parts = Vec::new();
+    for first in (0..count).step_by(BLOCK as usize) {
+        let noise = BlockNoise::new(seed, "draws for the covariance", first, BLOCK.min(count - first));
+        parts.push(ancestral::draw(prior.denoiser.as_ref(), &prior.covariance, range, steps, &noise)?);
+    }
+    let images = Tensor::f_cat(&parts, 0)?;
+    Covariance::fit(&images, RANK.min(i64::from(count) - 1), FLOOR)
 }
 
 /// The files of the blocks of one set of draws.
@@ -196,7 +217,6 @@ impl Parts {
 mod tests {
     use super::*;
     use crate::forward::Stretch;
-    use crate::prior::Covariance;
     use crate::prior::card::{Architecture, Card, Normalisation};
     use crate::prior::file::{moment_tensors, prior_bytes};
     use tch::{Device, Kind};

@@ -59,7 +59,7 @@ impl Normalisation {
 pub enum Architecture {
     /// The lean network with the Gaussian skip (`prior/lean.rs`).
     Lean(LeanConfig),
-    /// The improved-diffusion U-Net (`prior/unet.rs`), epsilon prediction; hyperparameters as in its own JSON.
+    /// The U-Net of improved-diffusion and guided-diffusion (`prior/unet.rs`), epsilon prediction; hyperparameters as in its own JSON.
     Unet(UnetConfig),
     /// The Gaussian of the prior's own covariance: an exact denoiser.
     Gaussian,
@@ -81,7 +81,7 @@ pub struct LeanConfig {
     pub heads: i64,
 }
 
-/// Hyperparameters of the improved-diffusion U-Net, as in its own JSON.
+/// Hyperparameters of the improved-diffusion U-Net and of its successor in guided-diffusion, by the names of their own scripts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UnetConfig {
     pub image_size: i64,
@@ -100,6 +100,27 @@ pub struct UnetConfig {
     pub use_scale_shift_norm: bool,
     #[serde(default = "yes")]
     pub rescale_timesteps: bool,
+    /// Channels of each level over `num_channels`, separated by commas; empty: those of the image size.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub channel_mult: String,
+    /// Channels of one head of attention, which then says how many there are; -1: `num_heads` does.
+    #[serde(default = "unset", skip_serializing_if = "is_unset")]
+    pub num_head_channels: i64,
+    /// Heads in the decoder; -1: as many as in the encoder.
+    #[serde(default = "unset", skip_serializing_if = "is_unset")]
+    pub num_heads_upsample: i64,
+    /// Query, key and value are split before heads are (guided-diffusion), not after.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub use_new_attention_order: bool,
+    /// Residual blocks change the resolution (guided-diffusion), not convolutions.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub resblock_updown: bool,
+    /// The network is given a class: not supported.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub class_cond: bool,
+    /// The network predicts the image, not the noise: not supported.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub predict_xstart: bool,
 }
 
 impl UnetConfig {
@@ -116,6 +137,13 @@ impl UnetConfig {
             diffusion_steps: thousand(),
             use_scale_shift_norm: yes(),
             rescale_timesteps: yes(),
+            channel_mult: String::new(),
+            num_head_channels: unset(),
+            num_heads_upsample: unset(),
+            use_new_attention_order: false,
+            resblock_updown: false,
+            class_cond: false,
+            predict_xstart: false,
         }
     }
 }
@@ -130,4 +158,16 @@ fn thousand() -> i64 {
 
 fn yes() -> bool {
     true
+}
+
+fn unset() -> i64 {
+    -1
+}
+
+fn is_unset(value: &i64) -> bool {
+    *value == unset()
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -1,7 +1,7 @@
 //! A prior's file: safetensors, with the card as the metadata `card`, and tensors
 //!
 //! ```text
-//! network.*               weights of the denoising network, f16 (lean)
+//! network.*               weights of the denoising network, f16 (lean) or f32 (U-Net)
 //! mixture.images          [M, C, n, n] component images (mixture)
 //! moments.mean            [C, n, n]    mean in the stretched space
 //! moments.components      [K, C n n]   principal components          moments.variances [K]
@@ -173,12 +173,14 @@ pub fn moment_tensors(
     Ok(parts.into_iter().map(|(name, tensor)| (format!("moments.{name}"), tensor)).collect())
 }
 
-/// The bytes of a prior's file. `weights` are the network's parameters by name (stored in f16, as `network.*`), or the
+/// The bytes of a prior's file. `weights` are the network's parameters by name (stored as `network.*`, those of lean networks in f16), or the
 /// `mixture.images` of a mixture (stored as they are).
 pub fn prior_bytes(card: &Card, weights: &[(String, Tensor)], moments: Vec<(String, Tensor)>) -> Result<Vec<u8>> {
     let mut tensors = moments;
     for (name, tensor) in weights {
         match card.architecture {
+            // A network trained elsewhere must give the same numbers.
+            Architecture::Unet(_) => tensors.push((format!("network.{name}"), tensor.shallow_clone())),
             Architecture::Mixture { .. } => tensors.push((name.clone(), tensor.shallow_clone())),
             _ => tensors.push((format!("network.{name}"), tensor.f_to_kind(Kind::Half)?)),
         }
@@ -193,6 +195,8 @@ pub struct DrawMoments {
     pub mean: Tensor,
     pub variance: Tensor,
     pub draws: u64,
+    /// The Gaussian part, where it is not part of the network; `None` leaves the file's as it is.
+    pub covariance: Option<Covariance>,
     /// How the network's uncertainty differs from place to place; `None` leaves the file's as it is.
     pub spread: Option<Spread>,
     /// Per-draw quantities (`posterior::morphology`), each `[draws]`, for reweighting populations.
@@ -211,6 +215,11 @@ pub fn with_flux_moments(bytes: &[u8], moments: &DrawMoments) -> Result<Vec<u8>>
         tensors.push((format!("{SPREAD}levels"), Tensor::f_from_slice(levels)?));
         tensors.push((format!("{SPREAD}nodes"), nodes.shallow_clone()));
         tensors.push((format!("{SPREAD}ln_factors"), ln_factors.shallow_clone()));
+    }
+    if let Some(covariance) = &moments.covariance {
+        let measured = moment_tensors(covariance, &moments.mean, &moments.variance, moments.draws)?;
+        tensors.retain(|(name, _)| measured.iter().all(|(other, _)| other != name));
+        tensors.extend(measured);
     }
     for (name, values) in &moments.samples {
         tensors.push((format!("{SAMPLES}{name}"), Tensor::f_from_slice(values)?));
@@ -308,8 +317,14 @@ mod tests {
         let bytes = prior_bytes(&card(Architecture::Gaussian), &[], moments()).unwrap();
         let ones = Tensor::ones([2, 8, 8], (Kind::Float, Device::Cpu));
         let samples = vec![("r50".to_string(), vec![1.0f32, 2.5]), ("gini".to_string(), vec![0.5, f32::NAN])];
-        let measured =
-            |samples| DrawMoments { mean: ones.copy(), variance: &ones * 2.0, draws: 77, spread: None, samples };
+        let measured = |samples| DrawMoments {
+            mean: ones.copy(),
+            variance: &ones * 2.0,
+            draws: 77,
+            covariance: None,
+            spread: None,
+            samples,
+        };
         let changed = with_flux_moments(&bytes, &measured(samples.clone())).unwrap();
         let names = ["r20", "r50"].map(String::from);
         assert_eq!(draw_samples(&changed, &names).unwrap(), samples[..1]);

@@ -16,6 +16,7 @@ pub mod weights;
 
 pub mod covariance;
 pub mod file;
+pub mod import;
 pub mod lean;
 pub mod lean_denoiser;
 pub mod skip;

@@ -1,11 +1,13 @@
 //! The improved-diffusion U-Net (Nichol & Dhariwal 2021, "Improved denoising diffusion probabilistic models",
 //! arXiv:2102.09672): an encoder and a decoder of residual blocks joined by skip connections, each block modulated by an
-//! embedding of the time step, with self-attention at the coarse levels. It predicts the noise: epsilon(x_t, t).
+//! embedding of the time step, with self-attention at the coarse levels. It predicts the noise: epsilon(x_t, t). Its
+//! successor (Dhariwal & Nichol 2021, "Diffusion models beat GANs on image synthesis", arXiv:2105.05233, guided-diffusion)
+//! may change the resolution in residual blocks, count heads by their channels, and split query, key and value before heads.
 
 use tch::{Device, Kind, Tensor};
 
 use super::card::UnetConfig;
-use super::unet_layout::{GROUPS, Layer, Layout, Placed};
+use super::unet_layout::{GROUPS, Layer, Layout, Placed, Resample};
 use super::vp::EpsilonNetwork;
 use super::weights::Weights;
 use crate::{Error, Result};
@@ -50,6 +52,7 @@ struct Residual {
     out_norm: Affine,
     out_conv: Affine,
     skip: Option<Affine>,
+    resample: Resample,
 }
 
 struct Attention {
@@ -57,6 +60,8 @@ struct Attention {
     qkv: Affine,
     project: Affine,
     heads: i64,
+    /// Whether query, key and value are split before the heads are.
+    split_first: bool,
 }
 
 impl Unet {
@@ -70,7 +75,7 @@ impl Unet {
     pub fn from_source(config: &UnetConfig, channels: i64, source: &Source, device: Device) -> Result<Unet> {
         let layout = Layout::new(config, channels)?;
         let loader = Loader { source, device };
-        let block = |placed: &Placed| loader.block(placed, &layout, config.num_heads);
+        let block = |placed: &Placed| loader.block(placed, &layout, config.use_new_attention_order);
         let blocks = |list: &[Placed]| list.iter().map(block).collect::<Result<Vec<_>>>();
         let nested = |list: &[Vec<Placed>]| list.iter().map(|inner| blocks(inner)).collect::<Result<Vec<_>>>();
 
@@ -85,8 +90,8 @@ impl Unet {
             encoder: nested(&layout.encoder)?,
             middle: blocks(&layout.middle)?,
             decoder: nested(&layout.decoder)?,
-            out_norm: loader.affine("out.0", &[layout.base])?,
-            out: loader.affine("out.2", &[layout.outputs, layout.base, 3, 3])?,
+            out_norm: loader.affine("out.0", &[layout.first])?,
+            out: loader.affine("out.2", &[layout.outputs, layout.first, 3, 3])?,
             frequencies: Tensor::f_from_slice(&frequencies)?.f_view([1, half])?.f_to_device(device)?,
             layout,
         })
@@ -159,13 +164,20 @@ fn run(blocks: &[Block], mut h: Tensor, embedding: &Tensor) -> Result<Tensor> {
             Block::Residual(residual) => residual.forward(&h, embedding)?,
             Block::Attention(attention) => attention.forward(&h)?,
             Block::Down(convolution) => convolution.convolve(&h, 2)?,
-            Block::Up(convolution) => {
-                let (_, _, height, width) = h.size4()?;
-                convolution.convolve(&h.f_upsample_nearest2d([2 * height, 2 * width], None, None)?, 1)?
-            }
+            Block::Up(convolution) => convolution.convolve(&resampled(&h, Resample::Double)?, 1)?,
         };
     }
     Ok(h)
+}
+
+/// Images at another resolution.
+fn resampled(x: &Tensor, how: Resample) -> Result<Tensor> {
+    let (_, _, height, width) = x.size4()?;
+    Ok(match how {
+        Resample::Keep => x.shallow_clone(),
+        Resample::Half => x.f_avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None)?,
+        Resample::Double => x.f_upsample_nearest2d([2 * height, 2 * width], None, None)?,
+    })
 }
 
 impl Affine {
@@ -190,7 +202,9 @@ impl Affine {
 
 impl Residual {
     fn forward(&self, x: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-        let h = self.in_conv.convolve(&self.in_norm.normalize(x)?.f_silu()?, 1)?;
+        let h = resampled(&self.in_norm.normalize(x)?.f_silu()?, self.resample)?;
+        let x = &resampled(x, self.resample)?;
+        let h = self.in_conv.convolve(&h, 1)?;
         let modulation = self.modulation.linear(embedding)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
         let h = if self.scale_shift {
             let parts = modulation.f_chunk(2, 1)?;
@@ -212,9 +226,14 @@ impl Attention {
         let (pixels, depth) = (height * width, channels / self.heads);
         let flat = x.f_view([batch, channels, pixels])?;
         let qkv = self.norm.normalize(&flat)?.f_conv1d(&self.qkv.weight, Some(&self.qkv.bias), 1, 0, 1, 1)?;
-        // The published order: head, then query, key and value, then depth.
-        let qkv = qkv.f_view([batch * self.heads, 3 * depth, pixels])?;
-        let part = |index: i64| qkv.f_narrow(1, index * depth, depth);
+        // The order of its channels: head, then query, key and value, then depth; or the first two the other way round.
+        let part = |index: i64| -> Result<Tensor> {
+            let part = match self.split_first {
+                true => qkv.f_narrow(1, index * channels, channels)?,
+                false => qkv.f_view([batch * self.heads, 3 * depth, pixels])?.f_narrow(1, index * depth, depth)?,
+            };
+            Ok(part.f_reshape([batch * self.heads, depth, pixels])?)
+        };
         // Query and key are both scaled by the fourth root, as published, which is safer in f16.
         let scale = (depth as f64).powf(-0.25);
         let (query, key) = (part(0)?.f_mul_scalar(scale)?, part(1)?.f_mul_scalar(scale)?);
@@ -242,20 +261,21 @@ impl Loader<'_> {
         Ok(Affine { weight: get("weight", shape)?, bias: get("bias", &shape[..1])? })
     }
 
-    fn block(&self, placed: &Placed, layout: &Layout, heads: i64) -> Result<Block> {
+    fn block(&self, placed: &Placed, layout: &Layout, split_first: bool) -> Result<Block> {
         let name = &placed.name;
         let affine = |suffix: &str, shape: &[i64]| self.affine(&format!("{name}.{suffix}"), shape);
         Ok(match placed.layer {
             Layer::Convolution { inputs, outputs } => Block::Convolution(self.affine(name, &[outputs, inputs, 3, 3])?),
             Layer::Down { channels } => Block::Down(affine("op", &[channels, channels, 3, 3])?),
             Layer::Up { channels } => Block::Up(affine("conv", &[channels, channels, 3, 3])?),
-            Layer::Attention { channels } => Block::Attention(Attention {
+            Layer::Attention { channels, heads } => Block::Attention(Attention {
                 norm: affine("norm", &[channels])?,
                 qkv: affine("qkv", &[3 * channels, channels, 1])?,
                 project: affine("proj_out", &[channels, channels, 1])?,
                 heads,
+                split_first,
             }),
-            Layer::Residual { inputs, outputs } => {
+            Layer::Residual { inputs, outputs, resample } => {
                 let modulation = if layout.scale_shift { 2 * outputs } else { outputs };
                 let skip = (inputs != outputs).then(|| affine("skip_connection", &[outputs, inputs, 1, 1]));
                 Block::Residual(Residual {
@@ -266,6 +286,7 @@ impl Loader<'_> {
                     out_norm: affine("out_layers.0", &[outputs])?,
                     out_conv: affine("out_layers.3", &[outputs, outputs, 3, 3])?,
                     skip: skip.transpose()?,
+                    resample,
                 })
             }
         })

@@ -94,6 +94,17 @@ impl Weights {
         &self.tensors
     }
 
+    /// The tensors whose names begin with `prefix`, without it.
+    pub fn below(self, prefix: &str) -> Weights {
+        let tensors: Vec<(String, Tensor)> = self
+            .tensors
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_string(), tensor)))
+            .collect();
+        let index = tensors.iter().enumerate().map(|(position, (name, _))| (name.clone(), position)).collect();
+        Weights { path: self.path, tensors, index, metadata: self.metadata }
+    }
+
     /// Metadata of a safetensors file (a prior's card is in it); empty for a `.pt`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
