@@ -45,7 +45,9 @@ fn write(path: &Path, bands: &[(&str, Vec<f32>)], side: usize) {
 }
 
 fn galaxy(folder: &Path, name: &str, mag: f32) {
-    let band = |letter: &str, offset: f32| (format!("SUBARU_HSC.{letter}"), blob(mag + offset, 0.1 + 0.01 * (mag - 20.0), SIDE));
+    let band = |letter: &str, offset: f32| {
+        (format!("SUBARU_HSC.{letter}"), blob(mag + offset, 0.1 + 0.01 * (mag - 20.0), SIDE))
+    };
     let bands = [band("G", 0.5), band("R", 0.0), band("I", -0.2)];
     let bands: Vec<(&str, Vec<f32>)> = bands.iter().map(|(name, values)| (name.as_str(), values.clone())).collect();
     write(&folder.join(name), &bands, SIDE);
