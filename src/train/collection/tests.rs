@@ -45,7 +45,9 @@ fn write(path: &Path, bands: &[(&str, Vec<f32>)], side: usize) {
 }
 
 fn galaxy(folder: &Path, name: &str, mag: f32) {
-    let band = |letter: &str, offset: f32| (format!("SUBARU_HSC.{letter}"), blob(mag + offset, 0.1 + 0.01 * (mag - 20.0), SIDE));
+    let band = |letter: &str, offset: f32| {
+        (format!("SUBARU_HSC.{letter}"), blob(mag + offset, 0.1 + 0.01 * (mag - 20.0), SIDE))
+    };
     let bands = [band("G", 0.5), band("R", 0.0), band("I", -0.2)];
     let bands: Vec<(&str, Vec<f32>)> = bands.iter().map(|(name, values)| (name.as_str(), values.clone())).collect();
     write(&folder.join(name), &bands, SIDE);
@@ -205,10 +207,10 @@ fn other_grids_and_damage_are_named() {
     assert_eq!(message(&grid, 1), "");
     assert!(message(&grid, 2).contains("shift = 1"));
     assert!(message(&crate::train::procedural::Grid { size: 16, ..grid.clone() }, 0).contains("asks for 16"));
-    // A flipped byte in the middle of the images.
+    // Flipped bytes in the middle half of the file, where images are.
     let mut bytes = std::fs::read(&config.out).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x55;
+    let quarter = bytes.len() / 4;
+    bytes[quarter..3 * quarter].iter_mut().for_each(|byte| *byte ^= 0x55);
     std::fs::write(&config.out, &bytes).unwrap();
     let outcome = CachedImages::open(&section, &grid, 0, vec![(0, 0)])
         .and_then(|images| (0..200).try_for_each(|draw| images.training_image(draw).map(|_| ())));
