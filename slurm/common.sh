@@ -90,7 +90,7 @@ work() {
 
   # Never trap CONT: Slurm sends it too. A rank that died must not leave the others waiting for ever: srun ends them 60 s
   # after the first one ended. They are not killed at once, since rank 0 ends with 75 while others may still be closing.
-  srun --mpi="${MPI_TYPE:-pmix}" --kill-on-bad-exit=0 --wait=60 "$UNSEEING" run "$config" "$@" &
+  srun --mpi="${MPI_TYPE:-pmix}" --kill-on-bad-exit=0 --wait=60 "$UNSEEING" "${COMMAND:-run}" "$config" "$@" &
   step=$!
   forward() { signalled=1; echo "job $job: asked to stop, $(date -u +%FT%TZ)"; kill -USR1 "$step" 2>/dev/null; }
   trap forward USR1 TERM

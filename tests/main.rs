@@ -16,10 +16,10 @@ mod crash;
 mod disk;
 #[path = "suite/doctor.rs"]
 mod doctor;
-#[path = "suite/estimate.rs"]
-mod estimate;
 #[path = "suite/draw.rs"]
 mod draw;
+#[path = "suite/estimate.rs"]
+mod estimate;
 #[path = "suite/evaluate.rs"]
 mod evaluate;
 #[path = "suite/failpoints.rs"]

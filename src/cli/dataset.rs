@@ -43,7 +43,7 @@ pub fn run(args: Args) -> Result<i32> {
         config.out = out;
     }
     let told = |done: usize, all: usize| {
-        if done % TOLD_EVERY == 0 {
+        if done.is_multiple_of(TOLD_EVERY) {
             eprintln!("dataset: {done} of {all} images");
         }
     };

@@ -82,8 +82,7 @@ pub fn main() -> i32 {
         return error.exit_code();
     }
     let long = match &arguments.command {
-        Command::Run(_) | Command::Train(_) | Command::Pack(_) | Command::Draw(_) => true,
-        Command::Run(_) | Command::Dataset(_) | Command::Train(_) | Command::Pack(_) => true,
+        Command::Run(_) | Command::Dataset(_) | Command::Train(_) | Command::Pack(_) | Command::Draw(_) => true,
         Command::Evaluate(args) => args.is_long(),
         _ => false,
     };

@@ -79,7 +79,16 @@ pub fn run(args: Args) -> Result<i32> {
     for first in (0..args.count).step_by(CHUNK as usize) {
         let images = drawer.draws(first, CHUNK.min(args.count - first))?;
         let flux = to_vec(&prior.card.stretch.inverse(&images)?)?;
-        for draw in flux.chunks(pixels) {
+        for (index, draw) in flux.chunks(pixels).enumerate() {
+            // The file would be published with NaN in it, and refused by whoever reads it next.
+            if draw.iter().any(|value| !value.is_finite()) {
+                return Err(Error::usage(format!(
+                    "{}: draw {} is not finite, so that this network makes no prior (was it trained, with these bands, \
+                     stretch and noise levels?); nothing was written",
+                    args.prior.display(),
+                    first as usize + index
+                )));
+            }
             moments.push(draw);
             let sums: Vec<f32> = draw.chunks(area).map(|plane| plane.iter().sum()).collect();
             totals.push(&sums);

@@ -285,7 +285,7 @@ impl OptimizerSection {
         {
             return wrong("the `from_step` of `later` stages must rise, from 1 on");
         }
-        if !(0.0..1.0).contains(&self.beta2) || !(self.clip >= 0.0) {
+        if !(0.0..1.0).contains(&self.beta2) || self.clip.is_nan() || self.clip < 0.0 {
             return wrong("`beta2` must be in [0, 1) and `clip` not negative");
         }
         Ok(())
@@ -306,8 +306,7 @@ impl TrainConfig {
                 learn_sigma: unet.learn_sigma,
                 noise_schedule: unet.noise_schedule.clone(),
                 diffusion_steps: unet.diffusion_steps,
-                use_scale_shift_norm: true,
-                rescale_timesteps: true,
+                ..UnetConfig::published()
             })),
             _ => Err(Error::usage("one of [network] (lean, EDM) and [unet] (improved-diffusion, VP) must be there")),
         }
@@ -344,7 +343,7 @@ impl TrainConfig {
             return wrong("prior.asinh_scale", "expected a positive number");
         }
         self.architecture()?;
-        if !(self.run.divergence > 1.0) || !positive(self.run.hang_timeout) {
+        if self.run.divergence.is_nan() || self.run.divergence <= 1.0 || !positive(self.run.hang_timeout) {
             return wrong("run", "`divergence` must be above 1 and `hang_timeout` positive");
         }
         if !positive(self.levels.sigma_min) || self.levels.count < 2 || !positive(self.levels.t_max_factor) {

@@ -209,7 +209,7 @@ impl<'a> Record<'a> {
     fn row(&mut self, trainer: &Trainer, row: &Row, seconds: f64) -> Result<()> {
         let batch = trainer.config.optimizer.batch_at(trainer.step - 1).0;
         self.log.write(&row.text(trainer.step, trainer.optimizer.learning_rate(trainer.step - 1), batch, seconds))?;
-        if trainer.step % (10 * ROW) == 0 {
+        if trainer.step.is_multiple_of(10 * ROW) {
             eprintln!("train: step {}, loss {:.4}", trainer.step, row.loss());
         }
         Ok(())
@@ -218,14 +218,14 @@ impl<'a> Record<'a> {
     /// Held-out losses and sheets of draws, where this step is due for them.
     fn measure(&mut self, trainer: &Trainer, last: bool) -> Result<()> {
         let run = &trainer.config.run;
-        if last || trainer.step % run.evaluate_every.max(1) == 0 {
+        if last || trainer.step.is_multiple_of(run.evaluate_every.max(1)) {
             let losses = self.heldout.losses(trainer)?;
             let cells = losses.iter().map(|loss| format!(",{:.4e},{:.5},{:.5}", loss.sigma, loss.network, loss.wiener));
             self.heldout_log.write(&format!("{}{}", trainer.step, cells.collect::<String>()))?;
             let ratios = losses.iter().map(|loss| format!(" {:.3}:{:.3}", loss.sigma, loss.ratio()));
             eprintln!("train: step {}, held out, sigma:network/Wiener{}", trainer.step, ratios.collect::<String>());
         }
-        if run.draw_every > 0 && trainer.step % run.draw_every == 0 {
+        if run.draw_every > 0 && trainer.step.is_multiple_of(run.draw_every) {
             write_grid(&self.folder.join(format!("draws-{}.png", trainer.step)), &draws(trainer, DRAWS)?, 6)?;
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Cases with known answers.
 
+use std::path::Path;
+
 use tch::{Device, Kind, Tensor};
 
 use super::features::{Features, Inception};
@@ -106,14 +108,13 @@ fn power_is_that_of_the_wave_and_of_white_noise() {
 #[test]
 fn a_torchscript_network_is_used_and_wrong_ones_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let save = |name: &str, mut network: Box<dyn FnMut(&[Tensor]) -> Vec<Tensor>>| {
+    fn save(path: &Path, mut network: impl FnMut(&[Tensor]) -> Vec<Tensor>) {
         let example = Tensor::zeros([2, 3, 299, 299], (Kind::Float, Device::Cpu));
         let module = tch::CModule::create_by_tracing("net", "forward", &[example], &mut network).unwrap();
-        let path = folder.path().join(name);
-        module.save(&path).unwrap();
-        path
-    };
-    let means = save("means.pt", Box::new(|x: &[Tensor]| vec![x[0].mean_dim([2i64, 3].as_slice(), true, Kind::Float)]));
+        module.save(path).unwrap();
+    }
+    let [means, flat] = ["means.pt", "flat.pt"].map(|name| folder.path().join(name));
+    save(&means, |x| vec![x[0].mean_dim([2i64, 3].as_slice(), true, Kind::Float)]);
     let network = Inception::load(&means).unwrap();
     let images = Tensor::full([5, 3, 8, 8], 2.5, (Kind::Float, Device::Cpu));
     let _ = images.select(1, 0).fill_(10.0);
@@ -121,7 +122,7 @@ fn a_torchscript_network_is_used_and_wrong_ones_are_named() {
     // Half of white, and what is brighter than white; the last band comes first.
     assert_eq!(found.size(), [5, 3]);
     assert_eq!(Vec::<f64>::try_from(found.get(0)).unwrap(), [0.5, 0.5, 1.0]);
-    let flat = save("flat.pt", Box::new(|x: &[Tensor]| vec![x[0].mean(Kind::Float)]));
+    save(&flat, |x| vec![x[0].mean(Kind::Float)]);
     let error = Inception::load(&flat).unwrap().features(&images).unwrap_err().to_string();
     assert!(error.contains("flat.pt") && error.contains("[5, features]"), "{error}");
     let wrong = folder.path().join("wrong.pt");
