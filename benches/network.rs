@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tch::{Device, Tensor};
 use unseeing::Result;
+use unseeing::evaluate::calibration::probability::median;
 use unseeing::prior::card::Architecture;
 use unseeing::prior::lean::LeanNetwork;
 use unseeing::prior::skip::Skip;
@@ -95,13 +96,8 @@ fn bench() -> Result<()> {
     }
     drop(ask);
     peer.wait().map_err(fail)?;
-    let (ours, theirs, ratio) = (median(&mut ours), median(&mut theirs), median(&mut ratios));
+    let (ours, theirs, ratio) = (median(&ours), median(&theirs), median(&ratios));
     println!("forward of {BATCH}: {:.1} ms, PyTorch eager {:.1} ms, ratio {ratio:.3}", ours * 1e3, theirs * 1e3);
     println!("{:.1} GFLOP/s", network.flops() * f64::from(BATCH) / 1e9 / ours);
     Ok(())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

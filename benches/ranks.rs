@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use unseeing::evaluate::calibration::probability::median;
+
 const TURNS: usize = 3;
 const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unseeing");
@@ -40,9 +42,9 @@ fn bench() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!(
         "64 samples: 2 ranks x 1 thread {:.1} s, 1 rank x 2 threads {:.1} s, ratio {:.3}; peak memory of a rank {} MiB",
-        median(&mut two),
-        median(&mut one),
-        median(&mut ratios),
+        median(&two),
+        median(&one),
+        median(&ratios),
         peak / 1024
     );
     Ok(())
@@ -100,9 +102,4 @@ fn resident() -> Vec<(String, u64)> {
         .flatten()
         .filter_map(|process| Some((process.file_name().to_string_lossy().into_owned(), peak(&process.path())?)))
         .collect()
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

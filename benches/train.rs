@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
+use unseeing::evaluate::calibration::probability::median;
 use unseeing::train::batches::BatchMaker;
 use unseeing::train::config::TrainConfig;
 use unseeing::train::setup::Setup;
@@ -80,13 +81,8 @@ fn bench() -> Result<()> {
     }
     drop(ask);
     peer.wait().map_err(fail)?;
-    let (ours, theirs, ratio) = (median(&mut ours), median(&mut theirs), median(&mut ratios));
+    let (ours, theirs, ratio) = (median(&ours), median(&theirs), median(&ratios));
     let batch = config.optimizer.batch;
     println!("step of {batch}: {:.1} ms, PyTorch eager {:.1} ms, ratio {ratio:.3}", ours * 1e3, theirs * 1e3);
     Ok(())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

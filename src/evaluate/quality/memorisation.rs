@@ -10,6 +10,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use super::{Measured, Resampling, numbers};
+use crate::evaluate::calibration::probability::median;
 use crate::{Error, Result};
 
 /// Largest shift beside the centring, pixels along each axis: turning moves a centred image by up to one.
@@ -43,8 +44,8 @@ pub fn measure(draws: &Tensor, train: &Tensor, heldout: &Tensor, seed: u64) -> R
     Ok(Memorisation {
         images: train.size()[0],
         probability: Resampling { seed, name: "memorisation" }.mean(&which.collect::<Vec<_>>()),
-        median_to_train: median(to_train),
-        median_to_heldout: median(to_heldout),
+        median_to_train: median(&to_train),
+        median_to_heldout: median(&to_heldout),
     })
 }
 
@@ -102,9 +103,4 @@ fn centred(images: &Tensor) -> Result<Tensor> {
         moved.push(images.f_narrow(0, index, 1)?.f_roll(by, [2, 3])?);
     }
     Ok(Tensor::f_cat(&moved, 0)?)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
