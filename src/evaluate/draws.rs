@@ -216,7 +216,6 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::Stretch;
     use crate::prior::card::{Architecture, Card, Normalisation};
     use crate::prior::file::{moment_tensors, prior_bytes};
     use tch::{Device, Kind};
@@ -228,21 +227,10 @@ mod tests {
         let covariance =
             Covariance::new([1, 8, 8], flat(1.0), components, Tensor::from_slice(&[4.0f32]), flat(0.1)).unwrap();
         let card = Card {
-            name: "gaussian".into(),
-            architecture: Architecture::Gaussian,
-            pixel_kpc: 0.8,
-            size: 8,
             bands: vec!["r".into()],
-            stretch: Stretch::Asinh { scale: 0.01 },
             normalisation: Normalisation::ReferenceBand { band: 0 },
-            sigma_min: 0.01,
             sigma_max: 10.0,
-            redshift_range: [0.1, 1.0],
-            resolution_kpc: 1.0,
-            training_data: String::new(),
-            training_digest: String::new(),
-            recipe: String::new(),
-            caution: String::new(),
+            ..Card::example(Architecture::Gaussian, 8)
         };
         let image = flat(0.5).view([1, 8, 8]);
         let moments = moment_tensors(&covariance, &image, &image, 0).unwrap();

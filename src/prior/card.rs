@@ -148,11 +148,13 @@ impl UnetConfig {
     }
 }
 
-fn cosine() -> String {
+/// The schedule of improved-diffusion unless told otherwise.
+pub(crate) fn cosine() -> String {
     "cosine".into()
 }
 
-fn thousand() -> i64 {
+/// Its steps.
+pub(crate) fn thousand() -> i64 {
     1000
 }
 
@@ -170,4 +172,28 @@ fn is_unset(value: &i64) -> bool {
 
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[cfg(test)]
+impl Card {
+    /// A card for tests, in the bands g and r with r as the reference.
+    pub(crate) fn example(architecture: Architecture, size: i64) -> Card {
+        Card {
+            name: "test".into(),
+            architecture,
+            pixel_kpc: 0.8,
+            size,
+            bands: vec!["g".into(), "r".into()],
+            stretch: Stretch::Asinh { scale: 0.01 },
+            normalisation: Normalisation::ReferenceBand { band: 1 },
+            sigma_min: 0.01,
+            sigma_max: 20.0,
+            redshift_range: [0.1, 1.0],
+            resolution_kpc: 1.0,
+            training_data: String::new(),
+            training_digest: String::new(),
+            recipe: String::new(),
+            caution: String::new(),
+        }
+    }
 }

@@ -255,28 +255,10 @@ fn card_text(card: &Card) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::Stretch;
-    use crate::prior::card::Normalisation;
     use crate::random::{Key, Purpose};
 
     fn card(architecture: Architecture) -> Card {
-        Card {
-            name: "test".into(),
-            architecture,
-            pixel_kpc: 0.8,
-            size: 8,
-            bands: vec!["g".into(), "r".into()],
-            stretch: Stretch::Asinh { scale: 0.01 },
-            normalisation: Normalisation::ReferenceBand { band: 1 },
-            sigma_min: 0.01,
-            sigma_max: 20.0,
-            redshift_range: [0.1, 1.0],
-            resolution_kpc: 1.0,
-            training_data: String::new(),
-            training_digest: String::new(),
-            recipe: String::new(),
-            caution: String::new(),
-        }
+        Card::example(architecture, 8)
     }
 
     fn moments() -> Vec<(String, Tensor)> {

@@ -129,23 +129,7 @@ mod tests {
     use crate::prior::card::Architecture;
 
     fn card() -> Card {
-        Card {
-            name: "test".into(),
-            architecture: Architecture::Gaussian,
-            pixel_kpc: 0.8,
-            size: SHAPE[1],
-            bands: vec!["g".into(), "r".into()],
-            stretch: Stretch::Asinh { scale: 0.01 },
-            normalisation: Normalisation::ReferenceBand { band: 1 },
-            sigma_min: 0.01,
-            sigma_max: 20.0,
-            redshift_range: [0.1, 1.0],
-            resolution_kpc: 1.0,
-            training_data: String::new(),
-            training_digest: String::new(),
-            recipe: String::new(),
-            caution: String::new(),
-        }
+        Card::example(Architecture::Gaussian, SHAPE[1])
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceKind;
-use crate::prior::card::{Architecture, LeanConfig, Normalisation, UnetConfig};
+use crate::prior::card::{self, Architecture, LeanConfig, Normalisation, UnetConfig};
 use crate::train::dataset::DatasetConfig;
 use crate::{Error, Result};
 
@@ -43,18 +43,10 @@ pub struct UnetSection {
     #[serde(default)]
     pub learn_sigma: bool,
     /// `cosine` or `linear`.
-    #[serde(default = "cosine")]
+    #[serde(default = "card::cosine")]
     pub noise_schedule: String,
-    #[serde(default = "thousand")]
+    #[serde(default = "card::thousand")]
     pub diffusion_steps: i64,
-}
-
-fn cosine() -> String {
-    "cosine".into()
-}
-
-fn thousand() -> i64 {
-    1000
 }
 
 /// What the prior's card will say that the training cannot know.
