@@ -49,9 +49,12 @@ pub fn run(args: Args) -> Result<i32> {
     }
     // First of all, so that a signal during start-up is not lost.
     let stop = signals::stop_flag()?;
-    signals::stop_before_the_end(&stop);
     cluster::abort_on_panic();
     let comm = cluster::join()?;
+    // The others hear of it with the gradients.
+    if comm.rank() == 0 {
+        signals::stop_before_the_end(&stop);
+    }
     let outcome = work(args, comm.as_ref(), stop);
     if let Err(error) = &outcome
         && comm.size() > 1

@@ -30,7 +30,8 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 
 /// Raises the flag before the time of the Slurm job is over, if this process is in one that has an end: by
 /// SLURM_JOB_END_TIME, or where that is not set by `squeue`, which is asked again when the time seems to be over, since an
-/// operator may have given more. For one rank of a job: Slurm's controller is not to be asked by hundreds.
+/// operator may have given more. For one rank of a job where it can tell the others: Slurm's controller is not to be asked
+/// by hundreds.
 pub fn stop_before_the_end(flag: &Arc<AtomicBool>) {
     let end = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|text| text.trim().parse().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
