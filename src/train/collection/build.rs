@@ -195,7 +195,12 @@ fn find(config: &CollectionConfig, pattern: &Regex, skipped: &mut Vec<Skipped>) 
 }
 
 fn list(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let fail = |error: std::io::Error| Error::usage(format!("{}: cannot list: {error}", folder.display()));
+    let fail = |error: std::io::Error| {
+        let folder = folder.display();
+        Error::usage(format!(
+            "{folder}: cannot list: {error}: `from` in the config, or --from, names folders with images"
+        ))
+    };
     for entry in std::fs::read_dir(folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
         if path.is_dir() { list(&path, found)? } else { found.push(path) }
