@@ -89,11 +89,11 @@ pub fn run(args: Args) -> Result<i32> {
                     first as usize + index
                 )));
             }
-            moments.push(draw);
             let sums: Vec<f32> = draw.chunks(area).map(|plane| plane.iter().sum()).collect();
-            totals.push(&sums);
             // As in a posterior draw, the amplitude is the flux in the reference band: here it is one.
             let scaled: Vec<f32> = draw.iter().map(|value| value / sums[reference]).collect();
+            moments.push(&scaled);
+            totals.push(&sums);
             let measured = morphology::morphology(&scaled, bands as usize, prior.card.pixel_kpc, reference)?;
             for ((_, column), (_, value)) in samples.iter_mut().zip(measured) {
                 column.push(value);

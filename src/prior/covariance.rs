@@ -257,6 +257,16 @@ impl Local<'_> {
         self.level.t
     }
 
+    /// The same with `factor`, `[B, 1, 1, 1]`, times the covariance.
+    pub fn widened(&self, factor: &Tensor) -> Result<Self> {
+        let root = factor.f_sqrt()?;
+        let scales = match &self.scales {
+            Some(scales) => scales.f_mul(&root)?,
+            None => root,
+        };
+        Ok(Local { level: self.level, scales: Some(scales) })
+    }
+
     fn scale(&self, images: Tensor) -> Result<Tensor> {
         match &self.scales {
             Some(scales) => Ok(images.f_mul(scales)?),

@@ -19,6 +19,7 @@ pub mod dps;
 pub mod dps_paper;
 mod gauss_newton;
 mod guidance;
+mod inflation;
 pub mod mmps;
 pub mod perturb_map;
 pub mod pigdm;

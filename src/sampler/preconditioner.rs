@@ -79,6 +79,11 @@ impl Preconditioner {
         Ok(Preconditioner { linear, basis, removed })
     }
 
+    /// The number of directions that the data see better than the prior, of those taken off: the sum of e / (1 + e).
+    pub fn directions(&self) -> Result<f64> {
+        Ok(self.removed.f_sum(Kind::Double)?.f_double_value(&[])?)
+    }
+
     /// M^-1 r, `[B, C, my, mx]`, and r^T Q r, the square of r in units of the noise, `[B, 1, 1, 1]`.
     pub fn apply(&self, residual: &Tensor) -> Result<(Tensor, Tensor)> {
         let size = residual.size();
