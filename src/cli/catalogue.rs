@@ -34,7 +34,7 @@ pub fn run(args: Args) -> Result<i32> {
     let (mut objects, mut failed) = (0, 0);
     for product in &products {
         let shard = Shard::open(&product.path)?;
-        if shard.meta != meta {
+        if !shard.meta.same_survey(&meta) {
             let what = format!("its attributes differ from those of {}: not one survey", first.path.display());
             return Err(Error::file(&product.path, what));
         }

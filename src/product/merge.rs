@@ -46,7 +46,7 @@ pub fn merge(parts: &[Part], out: &Path) -> Result<Merged> {
         return Err(Error::usage(format!("{}: there are no shards to merge", out.display())));
     };
     for shard in &shards[1..] {
-        if shard.meta != first.meta {
+        if !shard.meta.same_survey(&first.meta) {
             let what = format!("its attributes differ from those of {}: not one survey", first.reader.path().display());
             return Err(Error::file(shard.reader.path(), what));
         }

@@ -40,6 +40,20 @@ pub struct ShardMeta {
 }
 
 impl ShardMeta {
+    /// Whether both are files of one survey: all is equal. A quantity that a draw of the prior has none of is NaN, and equal to
+    /// itself here.
+    pub fn same_survey(&self, other: &ShardMeta) -> bool {
+        let rest = |meta: &ShardMeta| ShardMeta { prior_samples: Vec::new(), ..meta.clone() };
+        let same = |left: &(String, Vec<f32>), right: &(String, Vec<f32>)| {
+            left.0 == right.0
+                && left.1.len() == right.1.len()
+                && left.1.iter().zip(&right.1).all(|(left, right)| left.to_bits() == right.to_bits())
+        };
+        self.prior_samples.len() == other.prior_samples.len()
+            && self.prior_samples.iter().zip(&other.prior_samples).all(|(left, right)| same(left, right))
+            && rest(self) == rest(other)
+    }
+
     /// Lengths of the axes for `objects` objects with observations of at most `observed` pixels.
     pub fn lengths(&self, objects: usize, observed: [usize; 2]) -> Lengths {
         Lengths {
@@ -133,5 +147,21 @@ impl ShardMeta {
             prior_caution: reader.text_attribute("prior_caution")?,
             prior_samples,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantity_without_a_value_does_not_part_a_survey() {
+        let meta =
+            |values: &[f32]| ShardMeta { prior_samples: vec![("r20".into(), values.to_vec())], ..ShardMeta::default() };
+        let first = meta(&[1.0, f32::NAN]);
+        assert!(first.same_survey(&first.clone()));
+        assert!(!first.same_survey(&meta(&[1.0, 2.0])));
+        assert!(!first.same_survey(&meta(&[1.0])));
+        assert!(!first.same_survey(&ShardMeta { seed: 1, ..first.clone() }));
     }
 }

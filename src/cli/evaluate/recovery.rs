@@ -36,8 +36,9 @@ pub struct Args {
         default_value = "flux_0,flux_1,flux_2,colour_0,colour_1,r50,concentration,e1,e2"
     )]
     quantities: Vec<String>,
-    /// Leaves objects with any of these flags out
-    #[arg(long, value_delimiter = ',', default_value = "lost_draws,non_finite_draws")]
+    /// Leaves objects with any of these flags out. A companion that was masked as a neighbour is part of the truth, but not
+    /// of the galaxy that a survey measures
+    #[arg(long, value_delimiter = ',', default_value = "lost_draws,non_finite_draws,neighbours_masked")]
     without: Vec<String>,
     /// Draws pull and bias over observed S/N
     #[arg(long, value_name = "FILE.png")]
