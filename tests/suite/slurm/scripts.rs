@@ -124,11 +124,21 @@ fn slurm_requeues_after_kills_and_stops_are_bounded() {
     }
 }
 
-/// An array over shards whose signal comes before its limit, again and again, and without SLURM_JOB_END_TIME.
+/// Seconds that are left by squeue, as the program has said when it asked.
+fn told_by_squeue(out: &str) -> u64 {
+    let told = out.lines().find_map(|line| line.split_once("by squeue, in ")).map(|(_, rest)| rest.to_string());
+    let told = told.unwrap_or_else(|| panic!("squeue was not asked: {out}"));
+    told.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Two ways to stop in time without SLURM_JOB_END_TIME, at once since a limit is a minute at least: an array over shards whose
+/// signal comes before its limit, again and again; and a job without any signal, whose end this Slurm's own squeue tells.
 #[test]
-fn slurm_an_array_that_is_signalled_before_its_limit_is_whole_in_the_end() {
+fn slurm_jobs_that_stop_before_their_limit_by_signal_or_by_squeue_are_whole_in_the_end() {
     let Some(cluster) = Cluster::start("") else { return };
     let toys = Toys::new(&cluster, 64, 4);
+    // A minute of work and more: of 2.6 s each, with one rank.
+    let alone = Toys::named(&cluster, ["alone-quick", "alone"], 24, 4);
     let real = env!("CARGO_BIN_EXE_unseeing");
     let program = cluster.program(&format!("exec env -u SLURM_JOB_END_TIME {real} \"$@\""));
     // Twelve minutes less 712 seconds: due eight seconds after each start, and seen within half a minute by Slurm.
@@ -136,17 +146,29 @@ fn slurm_an_array_that_is_signalled_before_its_limit_is_whole_in_the_end() {
     let options = [&["--array=0-1"], &options[..]].concat();
     let arguments = [toys.config.to_str().unwrap(), "--engine", "toy"];
     let job = cluster.submit(&program, &options, "slurm/dev.slurm", &arguments);
+    // A signal that does nothing, instead of the script's own.
+    let options = ["--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=1", "--signal=B:URG@1"];
+    let output = format!("--output={}", cluster.path("out-alone").display());
+    let options = [&["--array=0", &output], &options[..]].concat();
+    let arguments = [alone.config.to_str().unwrap(), "--engine", "toy"];
+    let limited = cluster.submit(&program, &options, "slurm/dev.slurm", &arguments);
+
     toys.assert_whole();
     for task in 0..2 {
         assert_eq!(cluster.wait(format!("{job}_{task}")), "0:0", "{}", cluster.read("out"));
     }
     let out = cluster.read("out");
     assert!(out.contains("asked to stop") && out.contains("requeued (stopped early)"), "{out}");
-    // This Slurm's own squeue was asked, and understood: 12 minutes, less what had passed.
-    let told = out.lines().find_map(|line| line.split_once("by squeue, in ")).map(|(_, rest)| rest.to_string());
-    let told = told.unwrap_or_else(|| panic!("squeue was not asked: {out}"));
-    let seconds: u64 = told.split_whitespace().next().unwrap().parse().unwrap();
-    assert!((600..=720).contains(&seconds), "{told}");
+    // 12 minutes, less what had passed.
+    assert!((600..=720).contains(&told_by_squeue(&out)), "{out}");
+
+    assert_eq!(cluster.wait(format!("{limited}_0")), "0:0", "{}", cluster.read("out-alone"));
+    alone.assert_whole();
+    let out = cluster.read("out-alone");
+    assert!((30..=60).contains(&told_by_squeue(&out)), "{out}");
+    // By itself, with 75, in time for the script to requeue it.
+    assert!(!out.contains("asked to stop") && !out.contains("TIME LIMIT"), "{out}");
+    assert!(out.contains("requeued (stopped early)") && out.contains("start 2, on"), "{out}");
 }
 
 /// A merged survey in $STORE; not one that is not whole, and not over an older archive.
