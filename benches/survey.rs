@@ -4,19 +4,21 @@
 //! * objects a second of a sampler that computes nothing, through lease, journal and HDF5, of 32 x 32 pixels in 3 bands,
 //!   with the images `mean` and `variance` only and with all images of the schema; bytes and files of it;
 //! * peak memory of a rank for 1,000 and for 8,000 objects;
-//! * 64 ranks on this machine, against the content of one.
+//! * 64 ranks on this machine, against the content of one;
+//! * dispatch over four ranks of which one is three times slower: the makespan over the ideal one. The steps of this sampler
+//!   are sleeps, so that four ranks do not need four cores.
 //!
-//! `cargo bench --bench survey [-- plan rate memory ranks]` runs those named, or all.
+//! `cargo bench --bench survey [-- plan rate memory ranks dispatch]` runs those named, or all.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use unseeing::Result;
 use unseeing::catalog::Target;
-use unseeing::cluster::Solo;
+use unseeing::cluster::{self, Comm, Solo};
 use unseeing::config::Config;
 use unseeing::posterior::{Moments, Node};
 use unseeing::product::{ObjectRecord, RecordArray, ShardMeta, Status, read, write_file};
@@ -41,9 +43,30 @@ type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;
 /// A part of the bench, with its name.
 type Part = (&'static str, fn() -> Outcome);
 
+/// Ranks of the dispatch, the last of them three times slower; objects, and milliseconds a step of the others.
+const WORKERS: u32 = 4;
+const SLOWNESS: u32 = 3;
+const QUEUES: [u32; 3] = [20, 40, 160];
+const STEP: u32 = 10;
+/// Blocks of an object, and steps of a block (as `toy::config` has them).
+const BLOCKS: u32 = 6;
+const STEPS: u32 = 6;
+/// Names the folder for a process of this bench that is a rank of the dispatch.
+const RANK_OF: &str = "UNSEEING_BENCH_DISPATCH";
+
 fn main() {
+    if let Some(folder) = std::env::var_os(RANK_OF) {
+        match dispatch_rank(Path::new(&folder)) {
+            Ok(code) => std::process::exit(code),
+            Err(error) => {
+                eprintln!("error: a rank: {error}");
+                std::process::exit(1);
+            }
+        }
+    }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let parts: [Part; 4] = [("plan", plan), ("rate", rate), ("memory", memory), ("ranks", ranks)];
+    let parts: [Part; 5] =
+        [("plan", plan), ("rate", rate), ("memory", memory), ("ranks", ranks), ("dispatch", dispatch)];
     for (name, part) in parts {
         if (wanted.is_empty() || wanted.iter().any(|word| word == name))
             && let Err(error) = part()
@@ -79,29 +102,32 @@ fn plan() -> Outcome {
     Ok(())
 }
 
-/// A sampler that computes nothing: one block, one step, and images made before.
+/// A sampler that computes nothing: blocks of steps that sleep, if at all, and images made before.
 struct Null {
+    blocks: u32,
+    steps: u32,
+    sleep: Duration,
     arrays: Vec<(String, RecordArray)>,
 }
 
 impl Engine for Null {
     fn open(&mut self, target: &Target, _packed: Option<&Packed>) -> Result<Box<dyn OpenObject + '_>> {
-        Ok(Box::new(NullObject { id: target.id.clone(), arrays: &self.arrays }))
+        Ok(Box::new(NullObject { id: target.id.clone(), engine: self }))
     }
 }
 
 struct NullObject<'a> {
     id: String,
-    arrays: &'a [(String, RecordArray)],
+    engine: &'a Null,
 }
 
 impl OpenObject for NullObject<'_> {
     fn blocks(&self) -> u32 {
-        1
+        self.engine.blocks
     }
 
     fn steps(&self) -> u32 {
-        1
+        self.engine.steps
     }
 
     fn samples(&self, _block: u32) -> u32 {
@@ -117,6 +143,7 @@ impl OpenObject for NullObject<'_> {
     }
 
     fn step(&self, _block: u32, state: &mut State) -> Result<()> {
+        std::thread::sleep(self.engine.sleep);
         state.step += 1;
         Ok(())
     }
@@ -132,7 +159,7 @@ impl OpenObject for NullObject<'_> {
             reason: String::new(),
             flags: 0,
             scalars: vec![("redshift".into(), 0.3)],
-            arrays: self.arrays.to_vec(),
+            arrays: self.engine.arrays.clone(),
             samples: Vec::new(),
         })
     }
@@ -177,7 +204,8 @@ fn rate() -> Outcome {
                 (name.to_string(), RecordArray { shape: vec![BANDS, SIDE, SIDE], values })
             })
             .collect();
-        let factory: EngineFactory = Arc::new(move |_| Ok(Box::new(Null { arrays: arrays.clone() })));
+        let null = move || Null { blocks: 1, steps: 1, sleep: Duration::ZERO, arrays: arrays.clone() };
+        let factory: EngineFactory = Arc::new(move |_| Ok(Box::new(null())));
         let start = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let options = Options {
@@ -222,6 +250,15 @@ fn memory() -> Outcome {
     Ok(())
 }
 
+/// For many ranks on few cores, also as root.
+const MPI: [(&str, &str); 5] = [
+    ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+    ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+    ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
+    ("OMPI_MCA_mpi_yield_when_idle", "1"),
+    ("OMP_NUM_THREADS", "1"),
+];
+
 fn ranks() -> Outcome {
     let mut contents = Vec::new();
     for ranks in [1, RANKS] {
@@ -236,13 +273,7 @@ fn ranks() -> Outcome {
             command.args(["-n", &ranks.to_string(), "--bind-to", "none", "--oversubscribe", PROGRAM]);
         }
         command.args(["run", "--engine", "toy"]).arg(&config);
-        command.envs([
-            ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-            ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-            ("OMPI_MCA_btl_vader_single_copy_mechanism", "none"),
-            ("OMPI_MCA_mpi_yield_when_idle", "1"),
-            ("OMP_NUM_THREADS", "1"),
-        ]);
+        command.envs(MPI);
         let (seconds, _) = measure(&mut command)?;
         let output = Command::new(PROGRAM).args(["verify", "--json"]).arg(&config).output()?;
         let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
@@ -253,4 +284,57 @@ fn ranks() -> Outcome {
     let same = contents[0] == contents[1] && !contents[0].is_empty();
     println!("ranks: the content is {}", if same { "the same" } else { "NOT the same" });
     if same { Ok(()) } else { Err("64 ranks give another content than one".into()) }
+}
+
+/// A rank of the dispatch; rank 0 leaves the seconds of the run behind, from the plan to the last receipt.
+fn dispatch_rank(folder: &Path) -> std::result::Result<i32, Box<dyn std::error::Error>> {
+    cluster::abort_on_panic();
+    let comm = cluster::join()?;
+    let factory: EngineFactory = Arc::new(|context| {
+        let slowness = if context.rank as u32 == WORKERS - 1 { SLOWNESS } else { 1 };
+        let sleep = Duration::from_millis(u64::from(STEP * slowness));
+        let (name, shape) = ("mean".to_string(), vec![BANDS, SIDE, SIDE]);
+        let mean = RecordArray { shape, values: vec![1.0; BANDS * SIDE * SIDE] };
+        Ok(Box::new(Null { blocks: BLOCKS, steps: STEPS, sleep, arrays: vec![(name, mean)] }))
+    });
+    let begun = Instant::now();
+    let options = Options {
+        config: folder.join("survey.toml"),
+        factory,
+        writer: Arc::new(Products),
+        stop: Arc::new(AtomicBool::new(false)),
+        begun,
+        warnings: Default::default(),
+    };
+    let code = run(comm.as_ref(), &options)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    if comm.rank() == 0 {
+        std::fs::write(folder.join("seconds"), seconds.to_string())?;
+    }
+    comm.finish()?;
+    Ok(code)
+}
+
+fn dispatch() -> Outcome {
+    for objects in QUEUES {
+        let root = tempfile::tempdir()?;
+        toy::config(root.path(), &toy::names(objects), 20)?;
+        let config = root.path().join("survey.toml");
+        let text = std::fs::read_to_string(&config)?.replace("journal_interval = 0.01", "journal_interval = 60");
+        std::fs::write(&config, text)?;
+        let mut command = Command::new("mpirun");
+        command.args(["-n", &WORKERS.to_string(), "--bind-to", "none", "--oversubscribe"]);
+        command.arg(std::env::current_exe()?).env(RANK_OF, root.path()).envs(MPI);
+        measure(&mut command)?;
+        let seconds: f64 = std::fs::read_to_string(root.path().join("seconds"))?.parse()?;
+        let object = f64::from(BLOCKS * STEPS * STEP) / 1000.0;
+        let speed = f64::from(WORKERS - 1) + 1.0 / f64::from(SLOWNESS);
+        let ideal = f64::from(objects) * object / speed;
+        println!(
+            "dispatch: {objects} objects of {object} s on {WORKERS} ranks, one {SLOWNESS} times slower, in {seconds:.2} s; \
+             ideal {ideal:.2} s, ratio {:.3}",
+            seconds / ideal
+        );
+    }
+    Ok(())
 }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 pub(crate) mod check;
+mod written;
+
+pub use written::Written;
 
 /// A whole config file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +34,9 @@ pub struct Config {
     pub flags: FlagsConfig,
     #[serde(default)]
     pub run: RunConfig,
+    /// The paths as the file has them; `None` for a config that was not read from a file.
+    #[serde(skip)]
+    pub written: Option<Written>,
 }
 
 /// What the survey is called, where it goes, and its seed.
@@ -366,18 +372,5 @@ impl Config {
         let config: Config = toml::from_str(text).map_err(|error| check::syntax_error(&error, text, path))?;
         check::check(&config, text, path)?;
         Ok(config)
-    }
-
-    fn resolved(mut self, folder: &Path) -> Config {
-        let join = |path: &Path| if path.is_absolute() { path.to_path_buf() } else { folder.join(path) };
-        self.survey.folder = join(&self.survey.folder);
-        self.prior.path = join(&self.prior.path);
-        for path in &mut self.catalog.paths {
-            *path = join(path);
-        }
-        for pattern in [&mut self.data.image, &mut self.data.psf] {
-            *pattern = join(Path::new(pattern.as_str())).to_string_lossy().into_owned();
-        }
-        self
     }
 }

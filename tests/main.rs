@@ -12,6 +12,8 @@ mod chaos;
 mod common;
 #[path = "suite/crash.rs"]
 mod crash;
+#[path = "suite/damage.rs"]
+mod damage;
 #[path = "suite/disk.rs"]
 mod disk;
 #[path = "suite/doctor.rs"]

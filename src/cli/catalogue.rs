@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::DONE;
-use crate::product::Shard;
 use crate::product::catalog::Catalogue;
 use crate::product::run::{missing, products};
 use crate::{Error, Result};
@@ -29,20 +28,23 @@ pub fn run(args: Args) -> Result<i32> {
     let Some(first) = products.first() else {
         return Err(Error::usage(format!("{}: nothing is finished yet, so there is no catalogue", args.run.display())));
     };
-    let meta = Shard::open(&first.path)?.meta;
+    first.check()?;
+    let meta = first.open()?.meta;
     let mut catalogue = Catalogue::new(&meta);
     let (mut objects, mut failed) = (0, 0);
     for product in &products {
-        let shard = Shard::open(&product.path)?;
-        if !shard.meta.same_survey(&meta) {
-            let what = format!("its attributes differ from those of {}: not one survey", first.path.display());
-            return Err(Error::file(&product.path, what));
-        }
-        for record in shard.all_numbers() {
-            catalogue.push(&record?);
-        }
-        objects += shard.len();
-        failed += shard.failed();
+        product.read(|shard| {
+            if !shard.meta.same_survey(&meta) {
+                let what = format!("its attributes differ from those of {}: not one survey", first.path.display());
+                return Err(Error::file(&product.path, what));
+            }
+            for record in shard.all_numbers() {
+                catalogue.push(&record?);
+            }
+            objects += shard.len();
+            failed += shard.failed();
+            Ok(())
+        })?;
     }
     for out in &args.out {
         catalogue.write(out, &meta)?;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::{DONE, SOME_FAILED};
-use crate::product::Shard;
 use crate::product::export::{Names, export_fits};
 use crate::product::run::{missing, products};
 use crate::{Error, Result};
@@ -34,12 +33,16 @@ pub fn run(args: Args) -> Result<i32> {
     let mut wanted: HashSet<&str> = args.ids.iter().map(String::as_str).collect();
     let (mut names, mut written, mut failed) = (Names::default(), Vec::new(), Vec::new());
     for product in &products {
-        let shard = Shard::open(&product.path)?;
-        for (index, id) in shard.ids().iter().enumerate() {
-            if !args.ids.is_empty() && !wanted.remove(id.as_str()) {
-                continue;
-            }
-            let record = shard.record(index)?;
+        let shard = product.open()?;
+        let chosen = |id: &String| args.ids.is_empty() || wanted.contains(id.as_str());
+        let chosen: Vec<usize> = (0..shard.len()).filter(|&index| chosen(&shard.ids()[index])).collect();
+        if !chosen.is_empty() {
+            product.check()?;
+        }
+        for index in chosen {
+            let id = &shard.ids()[index];
+            wanted.remove(id.as_str());
+            let record = shard.record(index).map_err(|error| product.with_way_out(error))?;
             let path = out.join(names.name(id, "fits"));
             match export_fits(&path, &record, &shard.meta) {
                 Ok(()) => written.push(path),

@@ -50,9 +50,9 @@ pub fn run(args: Args) -> Result<i32> {
     if !(args.tolerance > 0.0 && args.tolerance.is_finite()) {
         return Err(Error::usage(format!("--tolerance is {}, expected a number above 0", args.tolerance)));
     }
-    let (weights, card) = network_of(Weights::read(&args.weights)?)?;
-    refuse_classes(&weights)?;
-    let (config, bands, source) = hyperparameters(&weights, card)?;
+    let (weights, card) = Weights::read(&args.weights).and_then(network_of).map_err(input)?;
+    refuse_classes(&weights).map_err(input)?;
+    let (config, bands, source) = hyperparameters(&weights, card).map_err(input)?;
     let description = match (&args.write, &args.card) {
         (Some(path), None) => {
             return Err(Error::usage(format!(
@@ -67,8 +67,8 @@ pub fn run(args: Args) -> Result<i32> {
         }
         _ => None,
     };
-    let layout = Layout::new(&config, bands).map_err(|error| Error::file(&source, error))?;
-    let network = Unet::load(&config, bands, &weights, Device::Cpu)?;
+    let layout = Layout::new(&config, bands).map_err(|error| input(Error::file(&source, error)))?;
+    let network = Unet::load(&config, bands, &weights, Device::Cpu).map_err(input)?;
     let mut report = json!({
         "weights": args.weights,
         "tensors": weights.tensors().len(),
@@ -79,7 +79,10 @@ pub fn run(args: Args) -> Result<i32> {
         "flops": layout.flops(),
     });
     let outcome = match &args.check {
-        Some(path) => Some((path, check(&network, &Weights::read(path)?, Device::Cpu)?)),
+        Some(path) => {
+            let recorded = Weights::read(path).map_err(input)?;
+            Some((path, check(&network, &recorded, Device::Cpu).map_err(input)?))
+        }
         None => None,
     };
     let agrees = outcome.as_ref().is_none_or(|(_, found)| agree(found, args.tolerance));
@@ -116,6 +119,14 @@ pub fn run(args: Args) -> Result<i32> {
         publish_bytes(path, &network_file(&weights, &config)?)?;
     }
     Ok(super::DONE)
+}
+
+/// A file that was given and cannot be used is an error of the input: nothing has been done yet.
+fn input(error: Error) -> Error {
+    match error {
+        Error::File { .. } => Error::usage(error.to_string()),
+        other => other,
+    }
 }
 
 /// Hyperparameters, number of bands, and the file that they were read from.

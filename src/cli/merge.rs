@@ -35,7 +35,9 @@ pub fn run(args: Args) -> Result<i32> {
         let place = run.display();
         return Err(Error::usage(format!("{place}: {missing}; `unseeing run` goes on, --partial joins what there is")));
     }
-    let parts = products(&run)?.iter().map(Product::part).collect::<Result<Vec<_>>>()?;
+    let products = products(&run)?;
+    products.iter().try_for_each(Product::check)?;
+    let parts = products.iter().map(Product::part).collect::<Result<Vec<_>>>()?;
     let merged = merge(&parts, &args.out)?;
     if args.json {
         let report = serde_json::json!({

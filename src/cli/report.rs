@@ -62,23 +62,25 @@ pub fn run(args: Args) -> Result<i32> {
     let mut wanted: HashSet<&str> = args.only.iter().map(String::as_str).collect();
     let (mut lines, mut names) = (Vec::new(), Names::default());
     for product in &products {
-        let shard = Shard::open(&product.path)?;
-        for (index, record) in shard.all_numbers().enumerate() {
-            let mut record = record?;
-            if !args.only.is_empty() && !wanted.remove(record.id.as_str()) {
-                continue;
+        product.read(|shard| {
+            for (index, record) in shard.all_numbers().enumerate() {
+                let mut record = record?;
+                if !args.only.is_empty() && !wanted.remove(record.id.as_str()) {
+                    continue;
+                }
+                let mut picture = None;
+                if record.status == Status::Done && !args.no_pictures {
+                    record = shard.record(index)?;
+                    let id = &record.id;
+                    let truth = truths.as_ref().map(|truths| truths.of(id)).transpose()?.flatten();
+                    let name = names.name(id, "png");
+                    object_picture(&record, &shard.meta.bands, truth.as_ref())?.save(&out.join(&name))?;
+                    picture = Some(name);
+                }
+                lines.push(line(&record, shard, product.seconds_per_object, picture));
             }
-            let mut picture = None;
-            if record.status == Status::Done && !args.no_pictures {
-                record = shard.record(index)?;
-                let id = &record.id;
-                let truth = truths.as_ref().map(|truths| truths.of(id)).transpose()?.flatten();
-                let name = names.name(id, "png");
-                object_picture(&record, &shard.meta.bands, truth.as_ref())?.save(&out.join(&name))?;
-                picture = Some(name);
-            }
-            lines.push(line(&record, &shard, product.seconds_per_object, picture));
-        }
+            Ok(())
+        })?;
     }
     if !wanted.is_empty() {
         let mut missing: Vec<_> = wanted.into_iter().collect();

@@ -1,6 +1,7 @@
 //! Work that ranks share without speaking to each other: each does its part, which it leaves in files, and rank 0 reports
 //! once all have finished. The same command goes on after a stop, with any number of ranks.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -20,10 +21,9 @@ pub fn shared<T>(
     report: impl FnOnce(T) -> Result<i32>,
 ) -> Result<i32> {
     let stop = signals::stop_flag()?;
-    signals::stop_before_the_end(&stop);
     cluster::abort_on_panic();
     let comm = cluster::join()?;
-    let outcome = work(comm.as_ref(), &stop);
+    let outcome = stop_in_time(comm.as_ref(), &stop).and_then(|()| work(comm.as_ref(), &stop));
     let told = tell(comm.as_ref(), &outcome);
     // Before any return, because a rank that leaves without this makes the others wait.
     let done = match (comm.rank(), told) {
@@ -34,6 +34,16 @@ pub fn shared<T>(
     };
     comm.finish()?;
     done
+}
+
+/// Raises the flag before the job's time is over, on every rank, as rank 0 has heard it.
+fn stop_in_time(comm: &dyn Comm, stop: &Arc<AtomicBool>) -> Result<()> {
+    let own = if comm.rank() == 0 { signals::time_to_work() } else { None };
+    let told = comm.broadcast(own.map_or(Vec::new(), |time| time.as_secs().to_le_bytes().to_vec()))?;
+    if let Ok(seconds) = told.try_into() {
+        signals::stop_after(stop, Duration::from_secs(u64::from_le_bytes(seconds)));
+    }
+    Ok(())
 }
 
 /// The digest of this program: what another one made is not taken for this one's.

@@ -1,12 +1,13 @@
-//! `unseeing verify`: checks the products of a survey against their receipts.
+//! `unseeing verify`: checks the products of a survey against their receipts, or one product file against its own digest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 use serde_json::json;
 
 use super::DONE;
 use super::run::writer_of;
+use crate::product::run::products;
 use crate::survey::folder::Folder;
 use crate::survey::pack;
 use crate::survey::plan::Plan;
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 /// Arguments of `unseeing verify`.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// The survey's config, or its run folder
+    /// The survey's config, or its run folder; or a product file, as `merge` makes (.h5)
     survey: PathBuf,
     /// Report as JSON
     #[arg(long)]
@@ -25,6 +26,9 @@ pub struct Args {
 
 /// Runs the command and returns the exit code: 1 if a product is not what its receipt says.
 pub fn run(args: Args) -> Result<i32> {
+    if args.survey.extension().is_some_and(|ending| ending == "h5") {
+        return file(&args.survey, args.json);
+    }
     let folder = Folder::find(&args.survey)?;
     let plan = Plan::read(&folder)?.ok_or_else(|| {
         Error::usage(format!("{}: has no plan, so there is nothing to verify", folder.root().display()))
@@ -71,4 +75,24 @@ pub fn run(args: Args) -> Result<i32> {
         println!("{faults} files are not what they should be");
     }
     Ok(if faults > 0 { 1 } else { DONE })
+}
+
+/// Reads all of a product file against the digest that it holds.
+fn file(path: &Path, json: bool) -> Result<i32> {
+    let mut objects = 0;
+    let mut content = None;
+    for product in products(path)? {
+        product.read(|shard| {
+            content = Some(shard.verify()?);
+            objects = shard.len();
+            Ok(())
+        })?;
+    }
+    if json {
+        println!("{:#}", json!({ "file": path, "objects": objects, "content_blake3": content }));
+    } else {
+        let content = content.unwrap_or_default();
+        println!("{}: {objects} objects, as they were written: content_blake3 {content}", path.display());
+    }
+    Ok(DONE)
 }

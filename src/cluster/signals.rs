@@ -30,12 +30,9 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 
 /// Raises the flag before the time of the Slurm job is over, if this process is in one that has an end: by
 /// SLURM_JOB_END_TIME, or where that is not set by `squeue`, which is asked again when the time seems to be over, since an
-/// operator may have given more. For one rank of a job where it can tell the others: Slurm's controller is not to be asked
-/// by hundreds.
+/// operator may have given more. For one rank of a job where it can tell the others later; where it cannot, see `time_to_work`.
 pub fn stop_before_the_end(flag: &Arc<AtomicBool>) {
-    let end = std::env::var("SLURM_JOB_END_TIME").ok().and_then(|text| text.trim().parse().ok());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    if let Some(left) = end.and_then(|end: u64| working_time(Duration::from_secs(end), now)) {
+    if let Some(left) = told_time() {
         stop_after(flag, left);
         return;
     }
@@ -59,6 +56,22 @@ pub fn stop_before_the_end(flag: &Arc<AtomicBool>) {
             }
         }
     });
+}
+
+/// How long this process should work by what Slurm tells, asked once, `None` where it tells nothing: for rank 0, which hands it
+/// on to ranks that hear nothing more of each other. Slurm's controller is not to be asked by hundreds.
+pub fn time_to_work() -> Option<Duration> {
+    told_time().or_else(|| {
+        let left = time_left(&std::env::var("SLURM_JOB_ID").ok()?).filter(|left| !left.is_zero())?;
+        Some(left - MARGIN.min(left / 10))
+    })
+}
+
+/// By SLURM_JOB_END_TIME.
+fn told_time() -> Option<Duration> {
+    let end: u64 = std::env::var("SLURM_JOB_END_TIME").ok()?.trim().parse().ok()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    working_time(Duration::from_secs(end), now)
 }
 
 /// Raises the flag after a time.

@@ -119,7 +119,10 @@ impl Bundle {
 
     /// An error unless the bundle was packed for the plan with this digest, for this shard.
     pub fn check(&self, plan: &str, shard: u32, objects: u32) -> Result<()> {
-        let own = (self.reader.text_attribute("plan")?, self.reader.attribute("", "shard")?, self.ids.len());
+        let attributes =
+            self.reader.text_attribute("plan").and_then(|plan| Ok((plan, self.reader.attribute("", "shard")?)));
+        let (own_plan, own_shard) = attributes.map_err(|error| self.broken(error))?;
+        let own = (own_plan, own_shard, self.ids.len());
         if own != (plan.to_string(), Some(Attribute::Integer(u64::from(shard))), objects as usize) {
             let what = "was packed for another plan or shard; remove it and pack again";
             return Err(Error::file(self.reader.path(), what));
@@ -140,19 +143,28 @@ impl Bundle {
         if self.ids.get(place).is_none_or(|own| own != id) {
             return Err(Error::file(
                 self.path(),
-                format!("object {place} is not {id}: it was packed for another plan"),
+                format!("object {place} is not {id}: it was packed for another plan; remove it and pack again"),
             ));
         }
         if !self.reasons[place].is_empty() {
             return Err(Error::object(id, &self.reasons[place]));
         }
-        let inputs = self.read(place)?;
-        let want = self.reader.attribute(&format!("object/{place:05}/image"), "blake3")?;
+        let inputs = self.read(place).map_err(|error| self.broken(error))?;
+        let want = self.reader.attribute(&format!("object/{place:05}/image"), "blake3");
+        let want = want.map_err(|error| self.broken(error))?;
         if want != Some(Attribute::Text(digest_of(&inputs))) {
             let what = format!("the inputs of object {id} are damaged; remove the file and pack again");
             return Err(Error::file(self.path(), what));
         }
         Ok(inputs)
+    }
+
+    fn broken(&self, error: Error) -> Error {
+        let what = match error {
+            Error::File { what, .. } => what,
+            other => other.to_string(),
+        };
+        Error::file(self.path(), format!("is damaged (remove it; `unseeing pack` makes it again): {what}"))
     }
 
     fn read(&self, place: usize) -> Result<Inputs> {

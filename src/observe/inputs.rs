@@ -48,8 +48,8 @@ impl Inputs {
             return Err(Error::object(&target.id, trouble));
         }
         read(target, config, field_arcsec).map_err(|error| match error {
-            // A file of one target is the target's own trouble.
-            Error::File { .. } => Error::object(&target.id, error),
+            // A file of one target is the target's own trouble. The reason is content, whatever folder the survey is in.
+            Error::File { path, what } => Error::object(&target.id, Error::file(config.name_of(&path), what)),
             other => other,
         })
     }

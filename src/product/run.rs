@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::Shard;
 use super::merge::Part;
+use crate::io::digest;
 use crate::{Error, Result};
 
 /// What is needed of a receipt here; it says more.
@@ -13,6 +15,8 @@ struct Receipt {
     /// The product file, relative to the run folder.
     file: PathBuf,
     content_blake3: String,
+    #[serde(default)]
+    blake3: Option<String>,
     #[serde(default)]
     objects: u32,
     #[serde(default)]
@@ -27,16 +31,79 @@ pub struct Product {
     pub shard: Option<u32>,
     /// The content digest of the receipt; `None` for a file that was named by itself.
     pub content_blake3: Option<String>,
+    /// The receipt, and the digest of the file and the number of its objects, if it tells them.
+    receipt: Option<PathBuf>,
+    blake3: Option<String>,
+    objects: Option<u32>,
     /// Seconds of work an object, on average over the shard.
     pub seconds_per_object: Option<f64>,
 }
 
 impl Product {
+    /// A file that was named by itself.
+    fn alone(path: &Path) -> Product {
+        Product {
+            path: path.to_path_buf(),
+            shard: None,
+            content_blake3: None,
+            receipt: None,
+            blake3: None,
+            objects: None,
+            seconds_per_object: None,
+        }
+    }
+
+    /// Opens the file, for what is small in it.
+    ///
+    /// # Errors
+    /// A file that is not there, damaged or foreign, with the way out.
+    pub fn open(&self) -> Result<Shard> {
+        Shard::open(&self.path).map_err(|error| self.with_way_out(error))
+    }
+
+    /// An error if the file's bytes are not those of its receipt, before any library makes what it can of them. Of a file
+    /// that was named by itself nothing is known.
+    pub fn check(&self) -> Result<()> {
+        let Some(want) = &self.blake3 else { return Ok(()) };
+        let found = digest::file(&self.path).map_err(|error| self.with_way_out(error))?;
+        if found != *want {
+            let what = format!("its digest is {found}, the receipt says {want}");
+            return Err(self.with_way_out(Error::file(&self.path, what)));
+        }
+        Ok(())
+    }
+
+    /// Checks and opens the file, and does something with it; errors of the file tell the way out.
+    pub fn read<T>(&self, action: impl FnOnce(&Shard) -> Result<T>) -> Result<T> {
+        self.check()?;
+        action(&self.open()?).map_err(|error| self.with_way_out(error))
+    }
+
+    /// Adds what helps to an error of this file.
+    pub fn with_way_out(&self, error: Error) -> Error {
+        match error {
+            Error::File { path, what } if path == self.path => {
+                let way_out = match &self.receipt {
+                    Some(receipt) => {
+                        format!("remove its receipt {}, and `unseeing run` does the shard again", receipt.display())
+                    }
+                    None => {
+                        "the shards of the run folder have it all: `unseeing merge` makes survey.h5 again, `unseeing \
+                             verify` checks a file"
+                            .into()
+                    }
+                };
+                Error::file(path, format!("{what}: {way_out}"))
+            }
+            other => other,
+        }
+    }
+
     /// The file as a part of a merge; without a receipt, the digest that it claims itself.
     pub fn part(&self) -> Result<Part> {
         let content_blake3 = match &self.content_blake3 {
             Some(digest) => digest.clone(),
-            None => super::Shard::open(&self.path)?.claimed_digest()?,
+            None => self.open()?.claimed_digest().map_err(|error| self.with_way_out(error))?,
         };
         Ok(Part { path: self.path.clone(), content_blake3 })
     }
@@ -45,17 +112,12 @@ impl Product {
 /// The products of `place`: a run folder (shards with receipts, in the order of their numbers), or one product file.
 pub fn products(place: &Path) -> Result<Vec<Product>> {
     if place.is_file() {
-        return Ok(vec![Product {
-            path: place.to_path_buf(),
-            shard: None,
-            content_blake3: None,
-            seconds_per_object: None,
-        }]);
+        return Ok(vec![Product::alone(place)]);
     }
     let folder = place.join("receipts");
     let entries = std::fs::read_dir(&folder).map_err(|error| {
         Error::usage(format!(
-            "{}: neither a product file nor a run folder: {}: {error}",
+            "{}: neither a product file (`unseeing merge` makes one of a run) nor a run folder: {}: {error}",
             place.display(),
             folder.display()
         ))
@@ -66,13 +128,17 @@ pub fn products(place: &Path) -> Result<Vec<Product>> {
     let mut products = Vec::with_capacity(paths.len());
     for path in paths {
         let text = std::fs::read(&path).map_err(|error| Error::file(&path, format!("cannot read: {error}")))?;
-        let receipt: Receipt =
-            serde_json::from_slice(&text).map_err(|error| Error::file(&path, format!("not a receipt: {error}")))?;
+        let receipt: Receipt = serde_json::from_slice(&text).map_err(|error| {
+            Error::file(&path, format!("is no receipt (remove it, and its shard is done again): {error}"))
+        })?;
         let timed = receipt.objects > 0 && receipt.worker_seconds > 0.0;
         products.push(Product {
             path: place.join(&receipt.file),
             shard: path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()),
             content_blake3: Some(receipt.content_blake3),
+            receipt: Some(path),
+            blake3: receipt.blake3,
+            objects: Some(receipt.objects).filter(|&objects| objects > 0),
             seconds_per_object: timed.then(|| receipt.worker_seconds / f64::from(receipt.objects)),
         });
     }
@@ -119,12 +185,17 @@ pub fn missing(place: &Path) -> Result<Option<Missing>> {
         return Ok(None);
     }
     let text = std::fs::read(&path).map_err(|error| Error::file(&path, format!("cannot read: {error}")))?;
-    let plan: Plan =
-        serde_json::from_slice(&text).map_err(|error| Error::file(&path, format!("not a plan: {error}")))?;
+    let plan: Plan = serde_json::from_slice(&text).map_err(|error| {
+        Error::file(&path, format!("is no plan: {error}. Put the whole file back, or plan in another folder"))
+    })?;
     let mut objects = plan.objects;
     let products = products(place)?;
     for product in &products {
-        objects = objects.saturating_sub(super::Shard::open(&product.path)?.len() as u64);
+        let own = match product.objects {
+            Some(told) => u64::from(told),
+            None => product.open()?.len() as u64,
+        };
+        objects = objects.saturating_sub(own);
     }
     let done: Vec<u32> = products.iter().filter_map(|product| product.shard).collect();
     let shards: Vec<u32> = (0..plan.shards.len() as u32).filter(|shard| !done.contains(shard)).collect();

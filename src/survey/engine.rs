@@ -21,7 +21,7 @@ pub struct Packed {
 /// Opens objects. One per rank, living on the thread that runs the network.
 pub trait Engine {
     /// Reads the object's inputs, from its bundle if they are packed, and prepares its likelihood. An `Error::Object` is
-    /// the object's own trouble.
+    /// the object's own trouble; an `Error::File` is of the run folder's own files, and ends the job.
     fn open(&mut self, target: &Target, packed: Option<&Packed>) -> Result<Box<dyn OpenObject + '_>>;
 }
 

@@ -25,8 +25,17 @@ const WAITING: usize = 100;
 
 /// The event log.
 pub struct Events {
-    file: Mutex<Option<File>>,
+    log: Mutex<Log>,
     path: PathBuf,
+}
+
+#[derive(Default)]
+struct Log {
+    file: Option<File>,
+    /// Events that could not be written since the last one that could.
+    lost: u64,
+    /// Whether it has been said that something could not.
+    warned: bool,
 }
 
 impl Events {
@@ -37,34 +46,44 @@ impl Events {
         let opened = std::fs::create_dir_all(folder.events())
             .and_then(|()| File::options().create_new(true).append(true).open(&path));
         let file = opened.map_err(|error| warn(&path, &error)).ok();
-        Events { file: Mutex::new(file), path }
+        Events { log: Mutex::new(Log { file, ..Log::default() }), path }
     }
 
     /// One that writes nothing, for tests.
     #[cfg(test)]
     pub fn nowhere() -> Events {
-        Events { file: Mutex::new(None), path: PathBuf::new() }
+        Events { log: Mutex::default(), path: PathBuf::new() }
     }
 
-    /// Writes an event: its name and time, and the fields of `details`, an object.
+    /// Writes an event: its name and time, and the fields of `details`, an object. What cannot be written is left out, with
+    /// one warning, until there is room again: then the log says how many events it lacks.
     pub fn write(&self, event: &str, details: Value) {
-        let Ok(mut file) = self.file.lock() else { return };
-        let Some(open) = file.as_mut() else { return };
+        let Ok(mut log) = self.log.lock() else { return };
+        let Log { file: Some(file), lost, warned } = &mut *log else { return };
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let mut line = json!({ "time": time, "event": event });
         if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
             line.extend(details);
         }
+        let gap = if *lost > 0 { format!("{}\n", json!({ "event": "gap", "lost": lost })) } else { String::new() };
+        let whole = file.metadata().map(|data| data.len());
         // One write for a line, so that a kill leaves whole lines.
-        if let Err(error) = open.write_all(format!("{line}\n").as_bytes()) {
-            warn(&self.path, &error);
-            *file = None;
+        match file.write_all(format!("{gap}{line}\n").as_bytes()) {
+            Ok(()) => *lost = 0,
+            Err(error) => {
+                // On a full disk the first part of the line may have found room.
+                let _ = whole.and_then(|length| file.set_len(length));
+                *lost += 1;
+                if !std::mem::replace(warned, true) {
+                    warn(&self.path, &error);
+                }
+            }
         }
     }
 }
 
 fn warn(path: &std::path::Path, error: &std::io::Error) {
-    tracing::warn!("{}: the event log cannot be written, and is left out: {error}", path.display());
+    tracing::warn!("{}: the event log cannot be written, and lacks what comes now: {error}", path.display());
 }
 
 /// Warnings and errors of this process, as a layer of its log; clones share them.

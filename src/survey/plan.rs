@@ -15,7 +15,7 @@ use crate::io::{digest, publish};
 use crate::{Error, Result};
 
 /// The format of the plan files. A program refuses plans of another format.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// The way out where the table of targets is not what it should be.
 const TARGETS: &str = "put the whole file back, or plan in another folder, `survey.folder`";
@@ -27,15 +27,16 @@ const FREE_KEYS: [&str; 5] =
 /// A file that the products depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDigest {
+    /// As the config has it: relative to the config's folder, or absolute.
     pub path: PathBuf,
     pub blake3: String,
 }
 
 impl FileDigest {
-    /// The digest of the file as it is now.
-    pub fn of(path: &Path) -> Result<FileDigest> {
+    /// The digest of the file at `path` as it is now; `written` is what the config calls it.
+    pub fn of(path: &Path, written: &Path) -> Result<FileDigest> {
         let blake3 = digest::file(path).map_err(|error| Error::usage(error.to_string()))?;
-        Ok(FileDigest { path: path.to_path_buf(), blake3 })
+        Ok(FileDigest { path: written.to_path_buf(), blake3 })
     }
 }
 
@@ -71,7 +72,7 @@ pub struct Plan {
     pub cpu_capability: Option<String>,
     pub catalog: Vec<FileDigest>,
     pub prior: FileDigest,
-    /// The resolved config.
+    /// The config, with its paths as they were written.
     pub config: Value,
     pub shards: Vec<ShardRange>,
 }
@@ -79,8 +80,10 @@ pub struct Plan {
 impl Plan {
     /// Makes the plan of a survey and writes it into its run folder; `targets` streams the catalogue.
     fn create(config: &Config, folder: &Folder, targets: &mut dyn Iterator<Item = Result<Target>>) -> Result<Plan> {
-        let catalog = config.catalog.paths.iter().map(|path| FileDigest::of(path)).collect::<Result<_>>()?;
-        let prior = FileDigest::of(&config.prior.path)?;
+        let written = config.as_written();
+        let catalog = config.catalog.paths.iter().zip(&written.catalog.paths);
+        let catalog = catalog.map(|(path, written)| FileDigest::of(path, written)).collect::<Result<_>>()?;
+        let prior = FileDigest::of(&config.prior.path, &written.prior.path)?;
         folder.create()?;
         let shards = publish::publish(&folder.targets(), |file| {
             let mut table = std::io::BufWriter::new(file);
@@ -102,7 +105,7 @@ impl Plan {
             cpu_capability: (config.run.device == DeviceKind::Cpu).then(pins::capability),
             catalog,
             prior,
-            config: to_value(config)?,
+            config: to_value(&written)?,
             shards,
         };
         let text =
@@ -165,20 +168,24 @@ impl Plan {
     /// An error that names everything that is not as it was when the plan was made.
     pub fn check_drift(&self, config: &Config, folder: &Folder) -> Result<()> {
         let mut drifts = Vec::new();
-        compare("", &self.config, &to_value(config)?, &mut drifts);
-        let moved = |what: &str, planned: &[FileDigest], now: &[PathBuf], drifts: &mut Vec<String>| -> Result<()> {
-            for path in now {
-                let found = FileDigest::of(path)?;
+        let written = config.as_written();
+        compare("", &self.config, &to_value(&written)?, &mut drifts);
+        type Paths<'a> = (&'a [PathBuf], &'a [PathBuf]);
+        let moved = |what: &str, planned: &[FileDigest], now: Paths, drifts: &mut Vec<String>| -> Result<()> {
+            for (path, written) in now.0.iter().zip(now.1) {
+                let found = FileDigest::of(path, written)?;
                 // A path that the plan does not know is a drift of the config, which has been reported.
-                let Some(old) = planned.iter().find(|old| old.path == *path) else { continue };
+                let Some(old) = planned.iter().find(|old| old.path == *written) else { continue };
                 if old.blake3 != found.blake3 {
                     drifts.push(format!("the {what} {} has other content", path.display()));
                 }
             }
             Ok(())
         };
-        moved("catalogue", &self.catalog, &config.catalog.paths, &mut drifts)?;
-        moved("prior", std::slice::from_ref(&self.prior), std::slice::from_ref(&config.prior.path), &mut drifts)?;
+        let one = std::slice::from_ref::<PathBuf>;
+        moved("catalogue", &self.catalog, (&config.catalog.paths, &written.catalog.paths), &mut drifts)?;
+        let prior = (one(&config.prior.path), one(&written.prior.path));
+        moved("prior", std::slice::from_ref(&self.prior), prior, &mut drifts)?;
         drifts.extend(Code::this(config.run.device)?.drifts(&self.code, &self.version));
         if drifts.is_empty() {
             return Ok(());

@@ -23,7 +23,7 @@ use super::tidy;
 use super::worker::{EngineFactory, RankContext, Worker};
 use crate::catalog::{self, Target};
 use crate::cluster::{Comm, signals};
-use crate::config::Config;
+use crate::config::{Config, Written};
 use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 use crate::io::{digest, publish};
 use crate::{Error, Result, failpoint};
@@ -57,6 +57,8 @@ pub struct Options {
 enum Start {
     Go {
         config: String,
+        /// Its paths as they were written, which the text does not hold.
+        written: Option<Written>,
         threads: u32,
         cpu_capability: Option<String>,
     },
@@ -118,10 +120,11 @@ fn prepare(options: &Options) -> Result<Prepared> {
         publish::sweep(place, now, LEFTOVER_AGE)?;
     }
     tidy::all(&folder)?;
-    let prior = std::fs::read(&plan.prior.path)
-        .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", plan.prior.path.display())))?;
+    let path = &config.prior.path;
+    let prior = std::fs::read(path)
+        .map_err(|error| Error::usage(format!("{}: cannot read the prior: {error}", path.display())))?;
     if digest::bytes(&prior) != plan.prior.blake3 {
-        return Err(Error::usage(format!("{}: the prior has just been changed", plan.prior.path.display())));
+        return Err(Error::usage(format!("{}: the prior has just been changed", path.display())));
     }
     Ok(Prepared { config, folder, plan, prior })
 }
@@ -166,7 +169,8 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
     if let Some(limit) = config.run.time_limit {
         signals::stop_after(&options.stop, Duration::from_secs_f64(limit).saturating_sub(options.begun.elapsed()));
     }
-    let start = Start::Go { config: text, threads, cpu_capability: cpu_capability.clone() };
+    let start =
+        Start::Go { config: text, written: config.written.clone(), threads, cpu_capability: cpu_capability.clone() };
     comm.broadcast(encode(&start)?)?;
     let prior = Arc::new(comm.broadcast(prior)?);
     failpoint::at("run.started")?;
@@ -210,9 +214,10 @@ fn about_job(comm: &dyn Comm, plan: &Plan) -> Result<Value> {
 /// A rank other than 0: carries messages between the leader and this rank's worker.
 fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
     let start: Start = decode(&comm.broadcast(Vec::new())?)?;
-    let Start::Go { config, threads, cpu_capability } = start else { return Ok(DONE) };
-    let config: Config =
+    let Start::Go { config, written, threads, cpu_capability } = start else { return Ok(DONE) };
+    let mut config: Config =
         serde_json::from_str(&config).map_err(|error| Error::internal(format!("the leader's config: {error}")))?;
+    config.written = written;
     let timeout = Duration::from_secs_f64(config.run.hang_timeout);
     comm.set_patience(timeout);
     let prior = Arc::new(comm.broadcast(Vec::new())?);

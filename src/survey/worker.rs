@@ -140,11 +140,10 @@ impl Desk {
                     DeviceKind::Cuda => format!("cuda:{}", context.local_rank),
                 };
                 self.tell(ToLeader::Ready { host: cluster::host(), device });
-                self.serve(engine.as_mut());
+                self.serve(context, engine.as_mut());
             }
             Err(error) => {
-                let message = format!("rank {} on {}: {error}", context.rank, cluster::host());
-                self.tell(ToLeader::Fatal { message, code: error.exit_code() });
+                self.fatal(context, &error);
                 while let Ok(order) = self.orders.recv() {
                     match order {
                         ToWorker::Stop => self.tell(ToLeader::Stopped),
@@ -177,7 +176,7 @@ impl Desk {
         }
     }
 
-    fn serve(&self, engine: &mut dyn Engine) {
+    fn serve(&self, context: &RankContext, engine: &mut dyn Engine) {
         let mut next = self.next_lease();
         while let Some(lease) = next {
             self.pulse.begin(&lease.target.id);
@@ -185,7 +184,11 @@ impl Desk {
             match engine.open(&lease.target, lease.packed.as_ref()) {
                 Ok(open) => next = self.serve_object(open.as_ref(), lease, started),
                 Err(error) => {
-                    self.fail(&lease, &error);
+                    match error {
+                        // The run folder is damaged (a bundle is), and no object is to blame.
+                        Error::File { .. } => self.fatal(context, &error),
+                        _ => self.fail(&lease, &error),
+                    }
                     self.pulse.end();
                     next = self.next_lease();
                 }
@@ -219,6 +222,12 @@ impl Desk {
             (lease, started) = (next, Instant::now());
             self.pulse.begin(&lease.target.id);
         }
+    }
+
+    /// Something that no other object would do better with: the job ends.
+    fn fatal(&self, context: &RankContext, error: &Error) {
+        let message = format!("rank {} on {}: {error}", context.rank, cluster::host());
+        self.tell(ToLeader::Fatal { message, code: error.exit_code() });
     }
 
     fn fail(&self, lease: &Lease, error: &Error) {

@@ -1,11 +1,13 @@
 //! Disks that are full, read-only or littered: errors that name the file, and nothing lost or blamed. The full disks are
 //! real ones, small file systems in memory, which only root can mount.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::common::{ToySurvey, unseeing};
+use crate::damage::Survey;
 
 /// A file system of its own, as long as this lives.
 pub struct SmallDisk(PathBuf);
@@ -110,6 +112,106 @@ fn crash_free_leftovers_of_killed_writers_do_no_harm_and_are_swept_when_old() {
         assert!(!has(".unfinished-1-1-1-old") && has(".unfinished-2-2-2-new") && has("README"), "{place}");
     }
     assert_eq!(survey.digests().len(), 2);
+}
+
+/// Packed inputs and merged files, which are HDF5: they come whole or not at all, and the next call makes the same.
+#[test]
+fn crash_free_packing_and_merging_need_room_and_leave_nothing_half() {
+    let survey = Survey::new();
+    let (run, receipts) = (survey.path("survey/run"), survey.path("survey/run/receipts"));
+    let merged = survey.path("survey/merged");
+    std::fs::create_dir(&merged).unwrap();
+    std::fs::rename(survey.path("survey/survey.h5"), merged.join("survey.h5")).unwrap();
+    let call = |command: &str, failpoint: &str| {
+        let mut program = unseeing();
+        match command {
+            "pack" => program.arg("pack").arg(survey.config()),
+            _ => program.args(["merge", "--out"]).arg(merged.join("survey.h5")).arg(&run),
+        };
+        program.envs((!failpoint.is_empty()).then_some(("UNSEEING_FAILPOINT", failpoint)));
+        let output = program.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (command, folder, name) in [("merge", &merged, "survey.h5"), ("pack", &run.join("inputs"), "00000.h5")] {
+        if command == "pack" {
+            // What is done is not packed.
+            std::fs::rename(&receipts, survey.path("receipts")).unwrap();
+            std::fs::create_dir(&receipts).unwrap();
+        }
+        let files = || -> BTreeMap<PathBuf, Vec<u8>> {
+            let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            paths.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+        };
+        let want = files();
+        want.keys().for_each(|path| std::fs::remove_file(path).unwrap());
+        let refused = |what: &str, failpoint: &str, words: &str| {
+            let (code, said) = call(command, failpoint);
+            assert!(
+                code == Some(1) && said.contains(words) && said.contains(name),
+                "{command}, {what}: {code:?} {said}"
+            );
+            // What is there is whole; nothing else is.
+            assert!(files().iter().all(|(path, bytes)| want[path] == *bytes), "{command}, {what}");
+        };
+        refused("a full quota", "publish.written=quota", "Disk quota exceeded");
+        assert!(files().is_empty());
+        let mut full = 0;
+        for size in (60..).step_by(400) {
+            let Some(disk) = SmallDisk::mount(folder, size) else { return };
+            if size == 60 {
+                disk.remount("ro");
+                refused("a read-only folder", "", "Read-only file system");
+                disk.remount("rw");
+            }
+            let room = call(command, "").0 == Some(0);
+            if !room {
+                full += 1;
+                let (code, said) = call(command, "");
+                let named = said.contains("No space left on device") && said.contains(".h5: ");
+                assert!(code == Some(1) && named, "{command}, {size} KiB: {code:?} {said}");
+                assert!(files().iter().all(|(path, bytes)| want[path] == *bytes), "{command}, {size} KiB");
+                disk.remount("size=64m");
+                assert_eq!(call(command, "").0, Some(0), "{command}, {size} KiB");
+            }
+            assert_eq!(files(), want, "{command}, {size} KiB");
+            if room {
+                break;
+            }
+        }
+        assert!(full > 1, "{command}: the disks were hardly ever full");
+    }
+}
+
+/// No work depends on the event log: where it cannot be written, the run goes on, and says so once.
+#[test]
+fn crash_free_event_log_that_cannot_be_written_stops_nothing() {
+    let want = {
+        let survey = ToySurvey::new(&[""; 12], 1);
+        assert_eq!(survey.run(0), 0);
+        survey.digests()
+    };
+    for place in ["full", "read-only"] {
+        let survey = ToySurvey::new(&[""; 12], 1);
+        // One page, which twelve shards' receipts do not fit in.
+        let Some(disk) = SmallDisk::mount(&survey.path("run/events"), 4) else { return };
+        if place == "read-only" {
+            disk.remount("ro");
+        }
+        assert_eq!(survey.run(2), 0, "{place}: {}", survey.said());
+        assert_eq!(survey.said().matches("the event log cannot be written").count(), 1, "{place}: {}", survey.said());
+        assert_eq!(survey.digests(), want, "{place}");
+        let logs = survey.files("events");
+        assert_eq!(logs.len(), usize::from(place == "full"), "{place}");
+        for log in logs {
+            let text = std::fs::read_to_string(log).unwrap();
+            assert!(text.ends_with('\n') && text.len() > 2000, "{text}");
+            // Whole lines. After what was too long, a shorter event may have found room: then the gap is told.
+            let events =
+                text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].clone());
+            let events: Vec<_> = events.collect();
+            assert!(events.contains(&"published".into()), "{events:?}");
+        }
+    }
 }
 
 /// What is done to a file: cut in half, emptied, removed, or replaced by something else.

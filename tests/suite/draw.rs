@@ -5,7 +5,7 @@ use std::process::Command;
 
 use unseeing::io::hdf5::Reader;
 
-use crate::common::{Run, mpirun, unseeing};
+use crate::common::{Run, mpirun, squeue, unseeing};
 use crate::prior::write_config;
 
 /// Blocks of 16.
@@ -62,6 +62,13 @@ fn mpi_crash_draws_are_the_same_bytes_whatever_ranks_kills_and_signals() {
     assert!(!folder.join("other.h5").exists() && blocks(folder, "other.h5") < BLOCKS);
     assert_eq!(start(mpirun(2), folder, "other.h5", count).code(), 0);
     assert_eq!(bytes(folder, "other.h5"), want);
+
+    // Rank 0 alone asks Slurm for the time, and all of them stop in it.
+    let mut command = mpirun(3);
+    command.env("PATH", squeue(&folder.join("tools"), 3)).env("SLURM_JOB_ID", "77");
+    assert_eq!(start(command, folder, "many.h5", 16 * 5000).code(), 75);
+    assert!(blocks(folder, "many.h5") > 0);
+    assert_eq!(std::fs::read_to_string(folder.join("tools/asked")).unwrap().lines().count(), 1);
 
     // What is done is not done again; fewer draws are the first of more.
     let again = start(unseeing(), folder, "other.h5", count);

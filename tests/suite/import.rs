@@ -66,7 +66,7 @@ fn a_mismatch_is_told_and_exits_1() {
     // Hyperparameters of another network: the error names the tensor, the file and both shapes.
     std::fs::write(copy.path().join("w.json"), text.replace("\"num_channels\": 32", "\"num_channels\": 64")).unwrap();
     let output = import(&[&weights]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     let message = stderr(&output);
     for part in ["w.pt", "`time_embed.0.weight`", "[128, 32]", "[256, 64]"] {
         assert!(message.contains(part), "{message}");
@@ -89,12 +89,12 @@ fn a_pickle_that_asks_for_code_and_truncated_weights_are_refused() {
     writer.write_all(&pickle).unwrap();
     std::fs::write(&path, writer.finish().unwrap().into_inner()).unwrap();
     let output = import(&[&path]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("evil.pt: asks for code: os.system"), "{}", stderr(&output));
     assert!(!marker.exists());
 
     let output = import(&[&folder.path().join("missing.pt")]);
-    assert_ne!(output.status.code(), Some(0));
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("missing.pt"), "{}", stderr(&output));
 
     let Some(conformance) = conformance() else { return };
@@ -102,6 +102,6 @@ fn a_pickle_that_asks_for_code_and_truncated_weights_are_refused() {
     let path = folder.path().join("cut.pt");
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let output = import(&[&path]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("cut.pt") && stderr(&output).contains("truncated"), "{}", stderr(&output));
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::common::{PATIENCE, Run, ToySurvey, kill, mpirun, unseeing};
+use crate::common::{PATIENCE, Run, ToySurvey, kill, mpirun, squeue, unseeing};
 
 /// Good ones, one that cannot be opened, one that fails half-way.
 const MIXED: [&str; 7] = ["", "", "fail=1", "", "stumble=2.3", "", ""];
@@ -86,20 +86,9 @@ fn mpi_stop_signal_saves_everything_and_the_next_run_goes_on() {
     assert_eq!(survey.digests(), reference.digests());
 }
 
-/// A `squeue` that tells that job 77 has six seconds left, counted from its first call, but no job else.
-const SQUEUE: &str = r#"#!/bin/bash
-echo "$@" >>"$(dirname "$0")/asked"
-[ "$*" = "-h -j 77 -o %L" ] || { echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; }
-start=$(dirname "$0")/start
-[ -e "$start" ] || date +%s >"$start"
-left=$(($(cat "$start") + 6 - $(date +%s)))
-printf '0:%02d\n' $((left > 0 ? left : 0))
-"#;
-
 /// Where Slurm or the config tells when the job's time is over, no signal is needed.
 #[test]
 fn mpi_stop_comes_before_the_end_of_the_job() {
-    use std::os::unix::fs::PermissionsExt;
     for source in ["environment", "squeue", "config"] {
         let survey = ToySurvey::new(&["sleep=120"; 6], 2);
         let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(6);
@@ -108,12 +97,7 @@ fn mpi_stop_comes_before_the_end_of_the_job() {
         match source {
             "environment" => _ = command.env("SLURM_JOB_END_TIME", end.as_secs().to_string()),
             "squeue" => {
-                let tools = survey.path("tools");
-                std::fs::create_dir(&tools).unwrap();
-                std::fs::write(tools.join("squeue"), SQUEUE).unwrap();
-                std::fs::set_permissions(tools.join("squeue"), std::fs::Permissions::from_mode(0o755)).unwrap();
-                let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
-                command.env("PATH", path).env("SLURM_JOB_ID", "77");
+                command.env("PATH", squeue(&survey.path("tools"), 6)).env("SLURM_JOB_ID", "77");
             }
             _ => survey.edit("claim_timeout = 5", "claim_timeout = 5\ntime_limit = 5"),
         }

@@ -86,6 +86,45 @@ fn packed_inputs_give_the_same_content_as_loose_files() {
     assert_eq!(failures(&packed), failures(&loose));
 }
 
+/// The plan holds paths as they were written: it does not matter from where a command is called, nor where the survey's folder
+/// is. One object's file is missing, which is its reason, and content.
+#[test]
+fn a_survey_can_be_called_from_anywhere_and_moved_with_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (survey, config) = survey(folder.path());
+    config("run");
+    let call = |place: &Path, command: &str, config: &str| {
+        let output = unseeing().args([command, config]).current_dir(place).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(call(folder.path(), "plan", "survey/run.toml"), (0, String::new()));
+    let (code, said) = call(&survey, "run", "run.toml");
+    assert_eq!(code, 3, "{said}");
+    let (want, failures) = (contents(&survey.join("run.toml")), report(&["status"], &survey.join("run.toml")).1);
+    let reason = failures["failures"][0][1].as_str().unwrap();
+    assert!(reason.starts_with("psfs/sim-0003-r.fits: "), "{reason}");
+
+    let moved = folder.path().join("elsewhere");
+    std::fs::rename(&survey, &moved).unwrap();
+    let there = moved.join("run.toml");
+    // What is there is whole; what is done again there is the same, on a rank that heard of the config from the leader too.
+    assert_eq!(contents(&there), want);
+    std::fs::remove_dir_all(moved.join("run/receipts")).unwrap();
+    for journal in std::fs::read_dir(moved.join("run/journals")).unwrap() {
+        std::fs::remove_file(journal.unwrap().path()).unwrap();
+    }
+    let mut command = mpirun(2);
+    command.arg("run").arg(&there);
+    assert_eq!(Run::start(command, folder.path().join("log")).code(), 3);
+    assert_eq!(contents(&there), want);
+
+    // Another catalogue in its place is still noticed.
+    let catalog = moved.join("catalog.csv");
+    std::fs::write(&catalog, std::fs::read_to_string(&catalog).unwrap() + "\n").unwrap();
+    let (code, said) = call(&moved, "run", "run.toml");
+    assert!(code == 2 && said.contains("catalog.csv has other content"), "{said}");
+}
+
 #[test]
 fn a_merge_of_an_unfinished_survey_has_to_be_asked_for() {
     let folder = tempfile::tempdir().unwrap();

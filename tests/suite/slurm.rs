@@ -197,6 +197,11 @@ struct Toys<'a> {
 
 impl<'a> Toys<'a> {
     fn new(cluster: &'a Cluster, objects: u32, shard_objects: u32) -> Toys<'a> {
+        Toys::named(cluster, ["quick", "run"], objects, shard_objects)
+    }
+
+    /// The same under names of its own: those of the undisturbed run and of the other.
+    fn named(cluster: &'a Cluster, names: [&str; 2], objects: u32, shard_objects: u32) -> Toys<'a> {
         let rows = |sleep: u32| -> String {
             let row = |object| format!("toy-{object},150,2,0.2,sleep={sleep}\n");
             format!("object_id,ra,dec,redshift,toy\n{}", (0..objects).map(row).collect::<String>())
@@ -212,7 +217,7 @@ impl<'a> Toys<'a> {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let (quick, config) = (place("quick", 0), place("run", 40));
+        let (quick, config) = (place(names[0], 0), place(names[1], 40));
         let mut toys = Toys { cluster, config, want: Vec::new() };
         let alone = crate::common::unseeing().args(["run", "--engine", "toy"]).arg(&quick).output().unwrap();
         assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));

@@ -14,7 +14,7 @@ use crate::evaluate::truths::Truths;
 use crate::forward::Psf;
 use crate::io::fits::{Fits, read_image};
 use crate::product::run::products;
-use crate::product::{ObjectRecord, RecordArray, Shard, ShardMeta, Status};
+use crate::product::{ObjectRecord, RecordArray, ShardMeta, Status};
 use crate::report::compare_picture;
 use crate::{Error, Result};
 
@@ -86,17 +86,19 @@ pub fn run(args: &Args) -> Result<i32> {
     let truths = args.truth.as_deref().map(Truths::open).transpose()?;
     let mut all = Vec::new();
     for product in products(&args.run)? {
-        let shard = Shard::open(&product.path)?;
-        for (index, id) in shard.ids().iter().enumerate() {
-            if !args.only.is_empty() && !args.only.contains(id) {
-                continue;
+        product.read(|shard| {
+            for (index, id) in shard.ids().iter().enumerate() {
+                if !args.only.is_empty() && !args.only.contains(id) {
+                    continue;
+                }
+                let record = shard.record(index)?;
+                if record.status == Status::Done {
+                    all.push(one(args, &record, &shard.meta, truths.as_ref())?);
+                    eprintln!("{id}: compared");
+                }
             }
-            let record = shard.record(index)?;
-            if record.status == Status::Done {
-                all.push(one(args, &record, &shard.meta, truths.as_ref())?);
-                eprintln!("{id}: compared");
-            }
-        }
+            Ok(())
+        })?;
     }
     let Some(first) = all.first() else {
         return Err(Error::usage(format!("{}: no finished object to compare", args.run.display())));

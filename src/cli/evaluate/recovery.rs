@@ -10,8 +10,8 @@ use crate::evaluate::features::{self, Claim};
 use crate::evaluate::recovery::{self, Blank, Object, Response, Row};
 use crate::evaluate::truths::Truths;
 use crate::posterior::Flag;
+use crate::product::ShardMeta;
 use crate::product::run::products;
-use crate::product::{Shard, ShardMeta};
 use crate::report::{Canvas, Chart, Series, small_multiples};
 use crate::{Error, Result};
 
@@ -118,7 +118,8 @@ fn compare(run: &Path, truth_file: &Path) -> Result<Compared> {
     let truths = Truths::open(truth_file)?;
     let (mut objects, mut errors, mut claims, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
     for product in products(run)? {
-        let shard = Shard::open(&product.path)?;
+        product.check()?;
+        let shard = product.open()?;
         let meta = &shard.meta;
         for (index, record) in shard.all_numbers().enumerate() {
             let record = record?;

@@ -234,6 +234,7 @@ impl<'a> Survey<'a> {
             },
             flags: FlagsConfig::default(),
             run: RunConfig { device: DeviceKind::Cpu, threads: 1, ..RunConfig::default() },
+            written: None,
         })
     }
 }

@@ -146,5 +146,19 @@ mod tests {
         let message = reader.read::<f32>("there").unwrap_err().to_string();
         assert!(message.contains("b.h5") && message.contains("`there`") && message.contains("here"), "{message}");
         assert!(reader.read_rows::<f32>("here", 0..2).is_err());
+        drop(reader);
+
+        // What the library would believe: elements of 4 MiB, and 2^56 of them.
+        let whole = std::fs::read(&path).unwrap();
+        let place = |of: &[u8]| whole.windows(of.len()).position(|window| window == of).unwrap();
+        let float = place(&[0x11, 0x20, 0x1f, 0, 4, 0, 0, 0]);
+        let shape = place(&[1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        for (place, words) in [(float + 6, "its elements take"), (shape + 15, "its shape is")] {
+            let mut damaged = whole.clone();
+            damaged[place] = 64;
+            std::fs::write(&path, &damaged).unwrap();
+            let message = Reader::open(&path).unwrap().read::<f32>("here").unwrap_err().to_string();
+            assert!(message.contains(words) && message.contains("b.h5"), "{message}");
+        }
     }
 }

@@ -9,6 +9,14 @@ use ndarray::IxDyn;
 use super::{Attribute, Element, Kind, rows};
 use crate::{Error, Result};
 
+/// Bytes that a number, or the reference to a text, takes at most. In damaged files the library believes larger ones, and reads beyond its memory.
+const LARGEST_ELEMENT: usize = 16;
+
+/// Bytes of a dataset for each byte of the file, beyond which it is not believed: deflate makes 1,032 of one at most, and only
+/// datasets that were hardly written have more. Small ones are believed in any case.
+const LARGEST_RATIO: u64 = 10_000;
+const SMALL: u64 = 1 << 26;
+
 /// A file that is being read.
 pub struct Reader {
     file: File,
@@ -71,14 +79,14 @@ impl Reader {
 
     /// A whole dataset, converted to `T` (any integer or float can be read as a float).
     pub fn read<T: Element>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>)> {
-        let dataset = self.dataset(name)?;
+        let dataset = self.checked(name)?;
         let values = dataset.read_raw::<T>().map_err(|error| self.error(name, &error))?;
         Ok((dataset.shape(), values))
     }
 
     /// Rows `range` of the first axis, converted to `T`, in C order.
     pub fn read_rows<T: Element>(&self, name: &str, range: std::ops::Range<usize>) -> Result<Vec<T>> {
-        let dataset = self.dataset(name)?;
+        let dataset = self.checked(name)?;
         let shape = dataset.shape();
         if shape.first().is_none_or(|&count| range.end > count) {
             let what = format!("rows {}..{} wanted, but the shape is {shape:?}", range.start, range.end);
@@ -91,7 +99,7 @@ impl Reader {
 
     /// A dataset of strings.
     pub fn read_texts(&self, name: &str) -> Result<Vec<String>> {
-        let texts = self.dataset(name)?.read_raw::<VarLenUnicode>().map_err(|error| self.error(name, &error))?;
+        let texts = self.checked(name)?.read_raw::<VarLenUnicode>().map_err(|error| self.error(name, &error))?;
         Ok(texts.iter().map(text).collect())
     }
 
@@ -127,6 +135,23 @@ impl Reader {
             let names = self.names().unwrap_or_default();
             Error::file(&self.path, format!("there is no dataset `{name}`; the file holds: {}", names.join(", ")))
         })
+    }
+
+    /// A dataset of numbers or texts whose sizes can be true.
+    fn checked(&self, name: &str) -> Result<hdf5::Dataset> {
+        let dataset = self.dataset(name)?;
+        let size = dataset.dtype().map_err(|error| self.error(name, &error))?.size();
+        if size > LARGEST_ELEMENT {
+            return Err(self.error(name, &format!("its elements take {size} bytes: no numbers, or a damaged file")));
+        }
+        let shape = dataset.shape();
+        let bytes = shape.iter().fold(size as u64, |bytes, &length| bytes.saturating_mul(length as u64));
+        if bytes > SMALL.max(self.file.size().saturating_mul(LARGEST_RATIO)) {
+            return Err(
+                self.error(name, &format!("its shape is {shape:?} in a file of {} bytes: damaged", self.file.size()))
+            );
+        }
+        Ok(dataset)
     }
 
     fn error(&self, name: &str, error: &dyn std::fmt::Display) -> Error {

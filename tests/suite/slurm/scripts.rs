@@ -124,11 +124,21 @@ fn slurm_requeues_after_kills_and_stops_are_bounded() {
     }
 }
 
-/// An array over shards whose signal comes before its limit, again and again, and without SLURM_JOB_END_TIME.
+/// Seconds that are left by squeue, as the program has said when it asked.
+fn told_by_squeue(out: &str) -> u64 {
+    let told = out.lines().find_map(|line| line.split_once("by squeue, in ")).map(|(_, rest)| rest.to_string());
+    let told = told.unwrap_or_else(|| panic!("squeue was not asked: {out}"));
+    told.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Two ways to stop in time without SLURM_JOB_END_TIME, at once since a limit is a minute at least: an array over shards whose
+/// signal comes before its limit, again and again; and a job without any signal, whose end this Slurm's own squeue tells.
 #[test]
-fn slurm_an_array_that_is_signalled_before_its_limit_is_whole_in_the_end() {
+fn slurm_jobs_that_stop_before_their_limit_by_signal_or_by_squeue_are_whole_in_the_end() {
     let Some(cluster) = Cluster::start("") else { return };
     let toys = Toys::new(&cluster, 64, 4);
+    // A minute of work and more: of 2.6 s each, with one rank.
+    let alone = Toys::named(&cluster, ["alone-quick", "alone"], 24, 4);
     let real = env!("CARGO_BIN_EXE_unseeing");
     let program = cluster.program(&format!("exec env -u SLURM_JOB_END_TIME {real} \"$@\""));
     // Twelve minutes less 712 seconds: due eight seconds after each start, and seen within half a minute by Slurm.
@@ -136,30 +146,80 @@ fn slurm_an_array_that_is_signalled_before_its_limit_is_whole_in_the_end() {
     let options = [&["--array=0-1"], &options[..]].concat();
     let arguments = [toys.config.to_str().unwrap(), "--engine", "toy"];
     let job = cluster.submit(&program, &options, "slurm/dev.slurm", &arguments);
+    // A signal that does nothing, instead of the script's own.
+    let options = ["--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=1", "--signal=B:URG@1"];
+    let output = format!("--output={}", cluster.path("out-alone").display());
+    let options = [&["--array=0", &output], &options[..]].concat();
+    let arguments = [alone.config.to_str().unwrap(), "--engine", "toy"];
+    let limited = cluster.submit(&program, &options, "slurm/dev.slurm", &arguments);
+
     toys.assert_whole();
     for task in 0..2 {
         assert_eq!(cluster.wait(format!("{job}_{task}")), "0:0", "{}", cluster.read("out"));
     }
     let out = cluster.read("out");
     assert!(out.contains("asked to stop") && out.contains("requeued (stopped early)"), "{out}");
-    // This Slurm's own squeue was asked, and understood: 12 minutes, less what had passed.
-    let told = out.lines().find_map(|line| line.split_once("by squeue, in ")).map(|(_, rest)| rest.to_string());
-    let told = told.unwrap_or_else(|| panic!("squeue was not asked: {out}"));
-    let seconds: u64 = told.split_whitespace().next().unwrap().parse().unwrap();
-    assert!((600..=720).contains(&seconds), "{told}");
+    // 12 minutes, less what had passed.
+    assert!((600..=720).contains(&told_by_squeue(&out)), "{out}");
+
+    assert_eq!(cluster.wait(format!("{limited}_0")), "0:0", "{}", cluster.read("out-alone"));
+    alone.assert_whole();
+    let out = cluster.read("out-alone");
+    assert!((30..=60).contains(&told_by_squeue(&out)), "{out}");
+    // By itself, with 75, in time for the script to requeue it.
+    assert!(!out.contains("asked to stop") && !out.contains("TIME LIMIT"), "{out}");
+    assert!(out.contains("requeued (stopped early)") && out.contains("start 2, on"), "{out}");
+}
+
+/// Slurm itself starts jobs again when their node fails: those starts count too, and what is given up says so in one line.
+#[test]
+fn slurm_starts_after_node_failures_are_bounded() {
+    let Some(cluster) = Cluster::start("") else { return };
+    // One never ends by itself; the other has been asked to stop once it is started again.
+    let program = cluster.program(
+        "echo \"$2 ${SLURM_RESTART_COUNT:-0}\" >>log; [ \"$2 ${SLURM_RESTART_COUNT:-0}\" != stops.toml\\ 1 ] || exit 75; \
+         exec sleep 300",
+    );
+    let jobs = ["works", "stops"].map(|name| {
+        let output = format!("--output={}", cluster.path(&format!("out-{name}")).display());
+        let options = [&ONE[..], &[&output, "--export=ALL,MAX_STARTS=2"]].concat();
+        cluster.submit(&program, &options, "slurm/dev.slurm", &[&format!("{name}.toml")])
+    });
+    let nodes = cluster.command("sinfo").args(["-h", "-N", "-o", "%N"]).output().unwrap();
+    let node = String::from_utf8_lossy(&nodes.stdout).trim().to_string();
+    let fail = || {
+        for state in ["down", "resume"] {
+            let update = ["update", &format!("nodename={node}"), &format!("state={state}"), "reason=test"];
+            let done = cluster.command("scontrol").args(update).status().unwrap().success();
+            // It may have come back by itself.
+            assert!(done || state == "resume", "{node} {state}");
+        }
+    };
+    let started = |line: &str| cluster.read("log").lines().any(|own| own == line);
+    cluster.until("both at work", || started("works.toml 0") && started("stops.toml 0"));
+    fail();
+    cluster.until("both are started again by Slurm", || started("works.toml 1") && started("stops.toml 1"));
+    assert_eq!(cluster.wait(format!("{}_0", jobs[1])), "75:0", "{}", cluster.read("out-stops"));
+    fail();
+    assert_eq!(cluster.wait(format!("{}_0", jobs[0])), "2:0", "{}", cluster.read("out-works"));
+    for (name, words) in [("works", "given up"), ("stops", "not requeued")] {
+        let out = cluster.read(&format!("out-{name}"));
+        let said: Vec<&str> =
+            out.lines().filter(|line| line.contains("started 2 times already (MAX_STARTS)")).collect();
+        assert!(said.len() == 1 && said[0].contains(words), "{name}: {out}");
+        assert!(!out.contains("requeued ("), "it was Slurm that started {name} again: {out}");
+    }
+    assert_eq!(cluster.read("log").lines().count(), 4, "{}", cluster.read("log"));
 }
 
 /// A merged survey in $STORE; not one that is not whole, and not over an older archive.
 #[test]
 fn slurm_archives_hold_the_survey_and_nothing_unchecked() {
     let Some(cluster) = Cluster::start("") else { return };
-    let toys = Toys::new(&cluster, 4, 2);
+    let survey = crate::damage::Survey::new();
     let store = cluster.path("store");
     std::fs::create_dir(&store).unwrap();
     let program = std::path::PathBuf::from(env!("CARGO_BIN_EXE_unseeing"));
-    let config = cluster.path("quick.toml");
-    // Of toys nothing is merged: a file stands in for it.
-    std::fs::write(cluster.path("survey.h5"), "merged").unwrap();
     let export = format!("--export=ALL,STORE={}", store.display());
     let archive = |config: &std::path::Path, export: &str| {
         let _ = std::fs::remove_file(cluster.path("out"));
@@ -169,27 +229,44 @@ fn slurm_archives_hold_the_survey_and_nothing_unchecked() {
     };
     let refused = |what: &str, words: &str, (code, out): (String, String)| {
         assert!(code == "2:0" && out.lines().any(|line| line.contains(words)), "{what}: {code}: {out}");
-        assert!(!store.join("quick.tar").exists(), "{what}");
+        assert!(std::fs::read_dir(&store).unwrap().next().is_none(), "{what}");
     };
+    let config = survey.config();
     refused("no store", "STORE is not set", archive(&config, "--export=ALL,STORE="));
-    assert!(crate::common::unseeing().arg("plan").arg(&toys.config).status().unwrap().success());
-    refused("not done", "shards are missing", archive(&toys.config, &export));
-    let receipt = cluster.path("quick/shards/00001.records");
-    let whole = std::fs::read(&receipt).unwrap();
-    std::fs::write(&receipt, [&whole[..], b"!"].concat()).unwrap();
-    refused("damaged", "products are not what they should be", archive(&config, &export));
-    std::fs::write(&receipt, &whole).unwrap();
+    for (name, what, words) in [
+        ("survey.h5", "a damaged file", "survey.h5 is not what it should be"),
+        ("run/shards/00001.h5", "a damaged product", "products are not what they should be"),
+    ] {
+        let path = survey.path("survey").join(name);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+        refused(what, words, archive(&config, &export));
+        std::fs::write(&path, &whole).unwrap();
+    }
+    let receipt = survey.path("survey/run/receipts/00001.json");
+    std::fs::rename(&receipt, survey.path("receipt")).unwrap();
+    refused("not done", "shards are missing", archive(&config, &export));
+    std::fs::rename(survey.path("receipt"), &receipt).unwrap();
     let (code, out) = archive(&config, &export);
     assert_eq!(code, "0:0", "{out}");
-    let list = std::fs::read_to_string(store.join("quick.list")).unwrap();
-    for name in
-        ["quick/plan.json", "quick/receipts/00001.json", "quick/shards/00000.records", "quick.toml", "survey.h5"]
-    {
+    let list = std::fs::read_to_string(store.join("run.list")).unwrap();
+    for name in ["run/plan.json", "run/receipts/00001.json", "run/shards/00000.h5", "config.toml", "survey.h5"] {
         assert!(list.lines().any(|line| line == name), "{name}: {list}");
     }
-    let sum = std::process::Command::new("sha256sum").args(["-c", "quick.tar.sha256"]).current_dir(&store).output();
-    assert!(sum.unwrap().status.success());
+    let tool = |name: &str, arguments: &[&str]| {
+        std::process::Command::new(name).args(arguments).current_dir(&store).status().unwrap().success()
+    };
+    assert!(tool("sha256sum", &["--status", "-c", "run.tar.sha256"]));
     assert_eq!(std::fs::read_dir(&store).unwrap().count(), 3, "{out}");
     let (code, out) = archive(&config, &export);
     assert!(code == "2:0" && out.contains("is there already"), "{out}");
+    // What comes out again is what went in, for the program too.
+    assert!(tool("tar", &["-xf", "run.tar"]));
+    assert_eq!(
+        std::fs::read(store.join("survey.h5")).unwrap(),
+        std::fs::read(survey.path("survey/survey.h5")).unwrap()
+    );
+    for place in ["run", "survey.h5"] {
+        assert!(crate::common::unseeing().arg("verify").arg(store.join(place)).status().unwrap().success(), "{place}");
+    }
 }
