@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use unseeing::Result;
 use unseeing::catalog::Target;
-use unseeing::cluster::{self, Comm, Solo};
+use unseeing::cluster::{self, Solo};
 use unseeing::config::Config;
 use unseeing::posterior::{Moments, Node};
 use unseeing::product::{ObjectRecord, RecordArray, ShardMeta, Status, read, write_file};
