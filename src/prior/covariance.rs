@@ -240,14 +240,30 @@ impl Level {
 #[derive(Debug)]
 pub struct Local<'a> {
     level: &'a Level,
-    /// g, `[B, C, n, n]`.
-    scales: Option<Tensor>,
+    scales: Option<Scales>,
+}
+
+/// Scales of a batch, and what they make of the level's own tensors.
+#[derive(Debug)]
+struct Scales {
+    /// g, `[B, C, n, n]` or `[B, 1, 1, 1]`.
+    own: Tensor,
+    /// g t^2 / (d + t^2) and g^2 t^2 d / (d + t^2), `[B, D]`.
+    gain: Tensor,
+    variance: Tensor,
 }
 
 impl Level {
     /// This level with scales `[B, C, n, n]` of its covariance.
-    pub fn scaled_by(&self, scales: Option<Tensor>) -> Local<'_> {
-        Local { level: self, scales }
+    pub fn scaled_by(&self, scales: Option<Tensor>) -> Result<Local<'_>> {
+        let scales = scales.map(|own| self.scales(own)).transpose()?;
+        Ok(Local { level: self, scales })
+    }
+
+    fn scales(&self, own: Tensor) -> Result<Scales> {
+        let flat = own.f_reshape([own.size()[0], -1])?;
+        let (gain, variance) = (flat.f_mul(&self.gain)?, flat.f_square()?.f_mul(&self.own)?);
+        Ok(Scales { own, gain, variance })
     }
 }
 
@@ -261,25 +277,21 @@ impl Local<'_> {
     pub fn widened(&self, factor: &Tensor) -> Result<Self> {
         let root = factor.f_sqrt()?;
         let scales = match &self.scales {
-            Some(scales) => scales.f_mul(&root)?,
+            Some(scales) => scales.own.f_mul(&root)?,
             None => root,
         };
-        Ok(Local { level: self.level, scales: Some(scales) })
-    }
-
-    fn scale(&self, images: Tensor) -> Result<Tensor> {
-        match &self.scales {
-            Some(scales) => Ok(images.f_mul(scales)?),
-            None => Ok(images),
-        }
+        self.level.scaled_by(Some(scales))
     }
 
     /// G C G v for `v` of shape `[B, C, n, n]`.
     pub fn covariance(&self, v: &Tensor) -> Result<Tensor> {
-        match &self.scales {
-            Some(scales) => self.scale(self.level.covariance(&v.f_mul(scales)?)?),
-            None => self.level.covariance(v),
-        }
+        let Some(Scales { gain, variance, .. }) = &self.scales else { return self.level.covariance(v) };
+        let level = self.level;
+        let flat = level.flat(v)?;
+        let modes = flat.f_mul(gain)?.f_matmul(&level.scaled.f_tr()?)?.f_matmul(&level.inner)?;
+        let mut out = modes.f_matmul(&level.scaled)?;
+        let _ = out.f_mul_(gain)?.f_addcmul_(&flat, variance)?;
+        level.image(&out)
     }
 
     /// The low-rank part at the batch's mean scale, as modes `[K, C, n, n]`.
@@ -287,14 +299,18 @@ impl Local<'_> {
         let modes = self.level.modes()?;
         match &self.scales {
             // A sample that has become NaN must not spoil the others.
-            Some(scales) => Ok(modes.f_mul(&scales.f_nanmean([0i64].as_slice(), true, Kind::Float)?)?),
+            Some(scales) => Ok(modes.f_mul(&scales.own.f_nanmean([0i64].as_slice(), true, Kind::Float)?)?),
             None => Ok(modes),
         }
     }
 
     /// Draws of N(0, G C G), `[B, C, n, n]`, by key.
     pub fn draw(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
-        self.scale(self.level.draw(noise, step)?)
+        let draws = self.level.draw(noise, step)?;
+        match &self.scales {
+            Some(scales) => Ok(draws.f_mul(&scales.own)?),
+            None => Ok(draws),
+        }
     }
 }
 

@@ -67,7 +67,7 @@ impl<'a> ConditionedPrior<'a> {
         let mut out = scale_by_prior(direction, self.nuisance, Some(self.level))?;
         if let Some(condition) = &self.condition {
             let along = dot(&condition.spread, &direction.image)?.f_div(&condition.variance)?;
-            out.image = out.image.f_sub(&condition.spread.f_mul(&along)?)?;
+            out.image = out.image.f_addcmul_(&condition.spread, &along.f_neg()?)?;
         }
         Ok(out)
     }
@@ -154,7 +154,7 @@ mod tests {
         )
         .unwrap();
         let level = covariance.level(0.8).unwrap();
-        let level = level.scaled_by(None);
+        let level = level.scaled_by(None).unwrap();
         let none = |count: i64| Tensor::zeros([count], (Kind::Float, tch::Device::Cpu));
         let nuisance = NuisancePrior { ln_amplitude_mean: none(1), ln_amplitude_sd: none(1), sky_sd: none(1) };
         let likelihood = Constrained { data: random(3, &[1, 3, 3]), nuisance };

@@ -174,7 +174,7 @@ impl Sampler for PerturbMap {
         let [t, b] = chain::pair("perturb-map", &self.grid, state.step)?;
         let before = chain::latent(state)?;
         let denoised = problem.denoiser.denoise(&before.image, t)?;
-        let level = self.levels[state.step as usize].scaled_by(self.scales(t, &denoised)?);
+        let level = self.levels[state.step as usize].scaled_by(self.scales(t, &denoised)?)?;
         let last = b == 0.0;
         let mut drawn = match problem.likelihood {
             Some(likelihood) => self.conditional(problem, likelihood, state.step, &before, denoised, level)?,

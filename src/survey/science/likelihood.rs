@@ -108,7 +108,7 @@ fn nuisance(engine: &GalaxyEngine, observation: &Observation) -> Result<Nuisance
 /// Power spectra of the bands' noise, `[C, py, px]`, on a periodic grid that holds the data and the longest lag.
 fn power_spectra(bands: &[Band], [rows, columns]: [usize; 2]) -> Result<Tensor> {
     let lag = bands.iter().map(|band| band.autocovariance.lag).max().unwrap_or(0);
-    let grid = |pixels: usize| correlated_grid(pixels as i64, 2 * lag as i64) as usize;
+    let grid = |pixels: usize| correlated_grid(pixels as i64, lag as i64) as usize;
     let (py, px) = (grid(rows), grid(columns));
     let mut spectra = Vec::with_capacity(bands.len());
     for band in bands {
