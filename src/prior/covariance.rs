@@ -236,68 +236,6 @@ impl Level {
     }
 }
 
-/// C of one level with the scales of one batch: G C G, G = diag(g) (see `spread.rs`); without scales it is C.
-#[derive(Debug)]
-pub struct Local<'a> {
-    level: &'a Level,
-    /// g, `[B, C, n, n]`.
-    scales: Option<Tensor>,
-}
-
-impl Level {
-    /// This level with scales `[B, C, n, n]` of its covariance.
-    pub fn scaled_by(&self, scales: Option<Tensor>) -> Local<'_> {
-        Local { level: self, scales }
-    }
-}
-
-impl Local<'_> {
-    /// The noise level.
-    pub fn t(&self) -> f64 {
-        self.level.t
-    }
-
-    /// The same with `factor`, `[B, 1, 1, 1]`, times the covariance.
-    pub fn widened(&self, factor: &Tensor) -> Result<Self> {
-        let root = factor.f_sqrt()?;
-        let scales = match &self.scales {
-            Some(scales) => scales.f_mul(&root)?,
-            None => root,
-        };
-        Ok(Local { level: self.level, scales: Some(scales) })
-    }
-
-    fn scale(&self, images: Tensor) -> Result<Tensor> {
-        match &self.scales {
-            Some(scales) => Ok(images.f_mul(scales)?),
-            None => Ok(images),
-        }
-    }
-
-    /// G C G v for `v` of shape `[B, C, n, n]`.
-    pub fn covariance(&self, v: &Tensor) -> Result<Tensor> {
-        match &self.scales {
-            Some(scales) => self.scale(self.level.covariance(&v.f_mul(scales)?)?),
-            None => self.level.covariance(v),
-        }
-    }
-
-    /// The low-rank part at the batch's mean scale, as modes `[K, C, n, n]`.
-    pub fn modes(&self) -> Result<Tensor> {
-        let modes = self.level.modes()?;
-        match &self.scales {
-            // A sample that has become NaN must not spoil the others.
-            Some(scales) => Ok(modes.f_mul(&scales.f_nanmean([0i64].as_slice(), true, Kind::Float)?)?),
-            None => Ok(modes),
-        }
-    }
-
-    /// Draws of N(0, G C G), `[B, C, n, n]`, by key.
-    pub fn draw(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
-        self.scale(self.level.draw(noise, step)?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
