@@ -283,7 +283,7 @@ mod tests {
             let model = mock.likelihood.predict(&mock.truth).unwrap().get(0);
             centre(mock.likelihood.data()) - centre(&model)
         };
-        // Found: below 0.01 pixel. Cut at a corner, the data would be off by pixels.
+        // Cut at a corner, the data would be off by pixels.
         assert!(shift(0.0).abs() < 0.05 && shift(0.1).abs() < 0.05, "{} {}", shift(0.0), shift(0.1));
     }
 }
