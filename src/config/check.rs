@@ -214,7 +214,7 @@ impl<'a> Checker<'a> {
         self.need(value.is_finite() && value > 0.0, key, format!("expected a positive number, found {value}"))
     }
 
-    fn at_least_zero(&self, value: f64, key: &str) -> Result<()> {
+    pub(crate) fn at_least_zero(&self, value: f64, key: &str) -> Result<()> {
         self.need(value.is_finite() && value >= 0.0, key, format!("expected 0 or a positive number, found {value}"))
     }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tch::Device;
 
 use crate::config::SamplerConfig;
-use crate::evaluate::mock::{Observing, Scene, observe};
+use crate::evaluate::mock::{Misspecified, Observing, Scene, observe};
 use crate::evaluate::standin;
 use crate::forward::Likelihood;
 use crate::prior::card::Normalisation;
@@ -21,8 +21,14 @@ pub const STEPS: u32 = 32;
 pub const BLOCK: u32 = 8;
 
 /// A middling observation.
-const OBSERVING: Observing =
-    Observing { draws: 1, redshift: [0.2, 0.3], signal_to_noise: [50.0, 60.0], ln_amplitude_sd: 0.3, sky_sd: 0.2 };
+const OBSERVING: Observing = Observing {
+    draws: 1,
+    redshift: [0.2, 0.3],
+    signal_to_noise: [50.0, 60.0],
+    ln_amplitude_sd: 0.3,
+    sky_sd: 0.2,
+    misspecified: Misspecified::NOTHING,
+};
 
 /// What is repeated: a sampler on a problem.
 pub struct Subject {

@@ -226,6 +226,21 @@ impl Level {
         self.image(&self.inner_root.f_tr()?.f_matmul(&self.scaled)?.f_mul(&self.gain)?)
     }
 
+    /// What scales g, `[B, C, n, n]` or `[B, 1, 1, 1]`, make of the parts of C: g G and g^2 times its diagonal, `[B, D]`.
+    pub(super) fn scaled_parts(&self, scales: &Tensor) -> Result<[Tensor; 2]> {
+        let flat = scales.f_reshape([scales.size()[0], -1])?;
+        Ok([flat.f_mul(&self.gain)?, flat.f_square()?.f_mul(&self.own)?])
+    }
+
+    /// diag(g) C diag(g) v, of what `scaled_parts` made of g. Each pass over the images counts in a solver.
+    pub(super) fn scaled_covariance(&self, v: &Tensor, [gain, own]: &[Tensor; 2]) -> Result<Tensor> {
+        let flat = self.flat(v)?;
+        let modes = flat.f_mul(gain)?.f_matmul(&self.scaled.f_tr()?)?.f_matmul(&self.inner)?;
+        let mut out = modes.f_matmul(&self.scaled)?;
+        let _ = out.f_mul_(gain)?.f_addcmul_(&flat, own)?;
+        self.image(&out)
+    }
+
     /// Draws of N(0, C), `[B, C, n, n]`, by key.
     pub fn draw(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
         let device = self.own.device();
@@ -233,84 +248,6 @@ impl Level {
         let modes = noise.normal(Purpose::PerturbPca, step, &[self.inner.size()[0]], device)?;
         let low_rank = modes.f_matmul(&self.inner_root.f_tr()?)?.f_matmul(&self.scaled)?.f_mul(&self.gain)?;
         self.image(&white.f_mul(&self.own_root)?.f_add(&low_rank)?)
-    }
-}
-
-/// C of one level with the scales of one batch: G C G, G = diag(g) (see `spread.rs`); without scales it is C.
-#[derive(Debug)]
-pub struct Local<'a> {
-    level: &'a Level,
-    scales: Option<Scales>,
-}
-
-/// Scales of a batch, and what they make of the level's own tensors.
-#[derive(Debug)]
-struct Scales {
-    /// g, `[B, C, n, n]` or `[B, 1, 1, 1]`.
-    own: Tensor,
-    /// g t^2 / (d + t^2) and g^2 t^2 d / (d + t^2), `[B, D]`.
-    gain: Tensor,
-    variance: Tensor,
-}
-
-impl Level {
-    /// This level with scales `[B, C, n, n]` of its covariance.
-    pub fn scaled_by(&self, scales: Option<Tensor>) -> Result<Local<'_>> {
-        let scales = scales.map(|own| self.scales(own)).transpose()?;
-        Ok(Local { level: self, scales })
-    }
-
-    fn scales(&self, own: Tensor) -> Result<Scales> {
-        let flat = own.f_reshape([own.size()[0], -1])?;
-        let (gain, variance) = (flat.f_mul(&self.gain)?, flat.f_square()?.f_mul(&self.own)?);
-        Ok(Scales { own, gain, variance })
-    }
-}
-
-impl Local<'_> {
-    /// The noise level.
-    pub fn t(&self) -> f64 {
-        self.level.t
-    }
-
-    /// The same with `factor`, `[B, 1, 1, 1]`, times the covariance.
-    pub fn widened(&self, factor: &Tensor) -> Result<Self> {
-        let root = factor.f_sqrt()?;
-        let scales = match &self.scales {
-            Some(scales) => scales.own.f_mul(&root)?,
-            None => root,
-        };
-        self.level.scaled_by(Some(scales))
-    }
-
-    /// G C G v for `v` of shape `[B, C, n, n]`.
-    pub fn covariance(&self, v: &Tensor) -> Result<Tensor> {
-        let Some(Scales { gain, variance, .. }) = &self.scales else { return self.level.covariance(v) };
-        let level = self.level;
-        let flat = level.flat(v)?;
-        let modes = flat.f_mul(gain)?.f_matmul(&level.scaled.f_tr()?)?.f_matmul(&level.inner)?;
-        let mut out = modes.f_matmul(&level.scaled)?;
-        let _ = out.f_mul_(gain)?.f_addcmul_(&flat, variance)?;
-        level.image(&out)
-    }
-
-    /// The low-rank part at the batch's mean scale, as modes `[K, C, n, n]`.
-    pub fn modes(&self) -> Result<Tensor> {
-        let modes = self.level.modes()?;
-        match &self.scales {
-            // A sample that has become NaN must not spoil the others.
-            Some(scales) => Ok(modes.f_mul(&scales.own.f_nanmean([0i64].as_slice(), true, Kind::Float)?)?),
-            None => Ok(modes),
-        }
-    }
-
-    /// Draws of N(0, G C G), `[B, C, n, n]`, by key.
-    pub fn draw(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
-        let draws = self.level.draw(noise, step)?;
-        match &self.scales {
-            Some(scales) => Ok(draws.f_mul(&scales.own)?),
-            None => Ok(draws),
-        }
     }
 }
 

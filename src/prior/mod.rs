@@ -19,6 +19,7 @@ pub mod file;
 pub mod import;
 pub mod lean;
 pub mod lean_denoiser;
+pub mod local;
 pub mod skip;
 pub mod spread;
 pub mod store;

@@ -3,8 +3,21 @@
 use super::canvas::{BLACK, Canvas, Colour, LIGHT, WHITE, label, text_width};
 use crate::{Error, Result};
 
-/// Line colours that are told apart in print and by most eyes.
-const COLOURS: [Colour; 6] = [[0, 90, 181], [220, 50, 32], [0, 133, 90], [230, 159, 0], [120, 60, 160], [90, 90, 90]];
+/// Line colours: the first six are told apart in print and by most eyes, the others are for charts of many lines.
+const COLOURS: [Colour; 12] = [
+    [0, 90, 181],
+    [220, 50, 32],
+    [0, 133, 90],
+    [230, 159, 0],
+    [120, 60, 160],
+    [90, 90, 90],
+    [0, 190, 220],
+    [230, 100, 170],
+    [140, 90, 40],
+    [120, 150, 0],
+    [0, 0, 0],
+    [255, 150, 120],
+];
 const LEFT: f64 = 92.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 40.0;
@@ -26,6 +39,8 @@ pub struct Chart {
     pub y_label: String,
     pub log_x: bool,
     pub log_y: bool,
+    /// What stands at x = 0, 1, 2 ..., where x is not a number.
+    pub names: Vec<String>,
     pub width: u32,
     pub height: u32,
 }
@@ -39,6 +54,7 @@ impl Chart {
             y_label: y_label.into(),
             log_x: false,
             log_y: false,
+            names: Vec::new(),
             width: 800,
             height: 500,
         }
@@ -108,21 +124,17 @@ impl Chart {
     }
 }
 
-/// Panels in a line.
-const COLUMNS: usize = 3;
-
-/// Charts beside and below each other, three in a line: for more lines than there are colours. An error when there is
-/// nothing to draw.
-pub fn small_multiples(panels: &[(Chart, Vec<Series>)]) -> Result<Canvas> {
+/// Charts beside and below each other, `columns` in a line. An error when there is nothing to draw.
+pub fn small_multiples(panels: &[(Chart, Vec<Series>)], columns: usize) -> Result<Canvas> {
     let (Some(width), Some(height)) =
         (panels.iter().map(|(chart, _)| chart.width).max(), panels.iter().map(|(chart, _)| chart.height).max())
     else {
         return Err(Error::internal("a picture of no charts"));
     };
-    let (columns, rows) = (panels.len().min(COLUMNS) as u32, panels.len().div_ceil(COLUMNS) as u32);
-    let mut canvas = Canvas::new(columns * width, rows * height, WHITE);
+    let columns = columns.clamp(1, panels.len());
+    let mut canvas = Canvas::new(columns as u32 * width, panels.len().div_ceil(columns) as u32 * height, WHITE);
     for (index, (chart, series)) in panels.iter().enumerate() {
-        let (column, row) = ((index % COLUMNS) as i64, (index / COLUMNS) as i64);
+        let (column, row) = ((index % columns) as i64, (index / columns) as i64);
         canvas.copy(column * i64::from(width), row * i64::from(height), &chart.draw(series)?);
     }
     Ok(canvas)
@@ -146,10 +158,13 @@ impl Frame<'_> {
     fn axes(&self) -> Canvas {
         let chart = self.chart;
         let mut canvas = Canvas::new(chart.width, chart.height, WHITE);
-        for value in ticks(self.x, chart.log_x) {
+        let named = || chart.names.iter().enumerate().map(|(place, name)| (place as f64, name.clone())).collect();
+        let numbers =
+            || ticks(self.x, chart.log_x).into_iter().map(|at| (at, label(unscaled(at, chart.log_x)))).collect();
+        let marks: Vec<(f64, String)> = if chart.names.is_empty() { numbers() } else { named() };
+        for (value, text) in marks {
             let (px, bottom) = self.place((value, self.y.0));
             canvas.line((px, TOP), (px, bottom), 1, LIGHT);
-            let text = label(unscaled(value, chart.log_x));
             canvas.text(px as i64 - text_width(&text, 2) / 2, bottom as i64 + 8, &text, 2, BLACK);
         }
         for value in ticks(self.y, chart.log_y) {
@@ -220,13 +235,13 @@ mod tests {
             let chart = Chart { width: 200, height: 150, ..Chart::new("t", "", "") };
             (chart, vec![Series { name: String::new(), points: vec![(0.0, value), (1.0, value)] }])
         };
-        let canvas = small_multiples(&[panel(1.0), panel(2.0), panel(3.0), panel(4.0)]).unwrap();
+        let canvas = small_multiples(&[panel(1.0), panel(2.0), panel(3.0), panel(4.0)], 3).unwrap();
         assert_eq!((canvas.width(), canvas.height()), (600, 300));
         // Each has its constant in the middle of its axes; where the fifth would be there is nothing.
         let middle = |column: u32, row: u32| canvas.get(column * 200 + 130, row * 150 + 67);
         assert!([(0, 0), (2, 0), (0, 1)].iter().all(|&(column, row)| middle(column, row) == Some(COLOURS[0])));
         assert_eq!(middle(1, 1), Some(WHITE));
-        assert!(small_multiples(&[]).is_err());
+        assert!(small_multiples(&[], 3).is_err());
     }
 
     #[test]

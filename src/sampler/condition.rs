@@ -6,7 +6,7 @@ use super::Problem;
 use super::conjugate_gradient::dot;
 use crate::Result;
 use crate::forward::{Constraint, Latent, Likelihood, NuisancePrior};
-use crate::prior::covariance::Local;
+use crate::prior::local::Local;
 use crate::random::Purpose;
 
 /// The prior of a step, N(D, C) with amplitude and sky, conditioned on what images of the prior are known to fulfil

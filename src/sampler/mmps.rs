@@ -99,6 +99,11 @@ impl Sampler for Mmps {
         self.levels.len() as u32 - 1
     }
 
+    fn backward_passes(&self) -> u32 {
+        // One more than the solver's iterations: the last gives the change of the image.
+        self.stop.iterations + 1
+    }
+
     fn start(&self, problem: &Problem) -> Result<State> {
         chain::start(problem, &self.covariance, self.levels[0])
     }

@@ -22,6 +22,7 @@ mod guidance;
 mod inflation;
 pub mod mmps;
 pub mod perturb_map;
+pub mod perturb_map_gradient;
 pub mod pigdm;
 mod preconditioner;
 pub mod split_gibbs;
@@ -36,6 +37,7 @@ pub use dps::Dps;
 pub use dps_paper::DpsPaper;
 pub use mmps::Mmps;
 pub use perturb_map::PerturbMap;
+pub use perturb_map_gradient::PerturbMapGradient;
 pub use pigdm::Pigdm;
 pub use split_gibbs::SplitGibbs;
 
@@ -63,6 +65,10 @@ pub trait Sampler: Send {
     fn name(&self) -> &'static str;
     /// The number of steps from `start` to `finish`.
     fn steps(&self) -> u32;
+    /// Backward passes, at most, through each network evaluation that is made with a gradient: what the method costs.
+    fn backward_passes(&self) -> u32 {
+        1
+    }
     /// The state before the first step.
     fn start(&self, problem: &Problem) -> Result<State>;
     /// One step.

@@ -36,7 +36,7 @@ use super::tangent::{tangent_error, within_reach};
 use super::{Problem, Sampler, State, chain};
 use crate::Result;
 use crate::forward::{Latent, Likelihood, Linearized};
-use crate::prior::covariance::Local;
+use crate::prior::local::Local;
 use crate::prior::{Covariance, Level, Spread};
 use crate::random::Purpose;
 
@@ -83,10 +83,21 @@ impl PerturbMap {
         Ok(PerturbMap { settings, covariance, grid, levels, spread })
     }
 
-    /// The scales of the covariance where the network's estimate is `denoised`.
-    fn scales(&self, t: f64, denoised: &Tensor) -> Result<Option<Tensor>> {
-        let wide = |spread: &Spread| Ok(spread.factor(t, denoised)?.f_mul_scalar(MARGIN)?);
-        self.spread.as_ref().map(wide).transpose()
+    /// The level of a step and the one after it.
+    pub(super) fn pair(&self, step: u32) -> Result<[f64; 2]> {
+        chain::pair("perturb-map", &self.grid, step)
+    }
+
+    /// C of a step where the network's estimate is `denoised`.
+    pub(super) fn level(&self, step: u32, denoised: &Tensor) -> Result<Local<'_>> {
+        let [t, _] = self.pair(step)?;
+        let wide = |spread: &Spread| -> Result<Tensor> { Ok(spread.factor(t, denoised)?.f_mul_scalar(MARGIN)?) };
+        self.levels[step as usize].scaled_by(self.spread.as_ref().map(wide).transpose()?)
+    }
+
+    /// How well a solution is solved for that only says where to go on from.
+    pub(super) fn rough(&self) -> Stop {
+        self.settings.stop.loosened(ROUGH)
     }
 
     /// A draw of x0 (and of amplitude and sky) given x_t and the data, or, in the last step, its mean.
@@ -131,7 +142,7 @@ impl PerturbMap {
             };
             let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
             let apply = |direction: &Latent| prior.apply(direction);
-            let stop = if round < again { self.settings.stop.loosened(ROUGH) } else { self.settings.stop };
+            let stop = if round < again { self.rough() } else { self.settings.stop };
             let both = [linear.as_ref(), noise.as_ref()];
             let pull = gauss_newton::pull(&centre, &point, &data, both, &apply, &preconditioner, stop)?;
             let change = apply(&pull)?;
@@ -155,6 +166,31 @@ impl PerturbMap {
             round += 1;
         }
     }
+
+    /// The rest of a step, from what the network says to the next noise level.
+    pub(super) fn renoise(
+        &self,
+        problem: &Problem,
+        state: &mut State,
+        before: &Latent,
+        denoised: Tensor,
+        level: Local,
+    ) -> Result<()> {
+        let [t, b] = self.pair(state.step)?;
+        let last = b == 0.0;
+        let mut drawn = match problem.likelihood {
+            Some(likelihood) => self.conditional(problem, likelihood, state.step, before, denoised, level)?,
+            None if last => with_prior_nuisance(problem, denoised)?,
+            None => with_prior_nuisance(problem, denoised.f_add(&level.draw(&problem.noise, state.step)?)?)?,
+        };
+        if let (true, Some(likelihood)) = (last, problem.likelihood) {
+            // Amplitude and sky were only maximised over above: draw them given the final image.
+            drawn = draw_nuisance(problem, likelihood, state.step, &drawn, self.settings.stop)?;
+        }
+        drawn.image = chain::ancestral(problem, state.step, &before.image, &drawn.image, [t, b])?;
+        chain::advance(state, drawn);
+        Ok(())
+    }
 }
 
 impl Sampler for PerturbMap {
@@ -171,23 +207,11 @@ impl Sampler for PerturbMap {
     }
 
     fn step(&self, problem: &Problem, state: &mut State) -> Result<()> {
-        let [t, b] = chain::pair("perturb-map", &self.grid, state.step)?;
+        let [t, _] = self.pair(state.step)?;
         let before = chain::latent(state)?;
         let denoised = problem.denoiser.denoise(&before.image, t)?;
-        let level = self.levels[state.step as usize].scaled_by(self.scales(t, &denoised)?)?;
-        let last = b == 0.0;
-        let mut drawn = match problem.likelihood {
-            Some(likelihood) => self.conditional(problem, likelihood, state.step, &before, denoised, level)?,
-            None if last => with_prior_nuisance(problem, denoised)?,
-            None => with_prior_nuisance(problem, denoised.f_add(&level.draw(&problem.noise, state.step)?)?)?,
-        };
-        if let (true, Some(likelihood)) = (last, problem.likelihood) {
-            // Amplitude and sky were only maximised over above: draw them given the final image.
-            drawn = draw_nuisance(problem, likelihood, state.step, &drawn, self.settings.stop)?;
-        }
-        drawn.image = chain::ancestral(problem, state.step, &before.image, &drawn.image, [t, b])?;
-        chain::advance(state, drawn);
-        Ok(())
+        let level = self.level(state.step, &denoised)?;
+        self.renoise(problem, state, &before, denoised, level)
     }
 
     fn finish(&self, _problem: &Problem, state: State) -> Result<Latent> {

@@ -175,8 +175,11 @@ sampler = { method = "prior", steps = 6 }
 [[samplers]]
 sampler = { method = "exact" }
 "#;
+    // The same truths again, and an analysis that is wrong about them.
+    let wrong = problem("wrong", "chain")
+        + "truths_of = \"chain\"\nmisspecified = { redshift = 0.1, psf_width = 0.02, noise_fwhm = 1.5 }\n";
     let config = format!(
-        "seed = 1\nout = \"out\"\ndraws = 6\n{}{}{samplers}",
+        "seed = 1\nout = \"out\"\ndraws = 6\n{}{}{wrong}{samplers}",
         problem("chain", "chain"),
         problem("ancestral", "ancestral")
     );
@@ -185,7 +188,7 @@ sampler = { method = "exact" }
     let report = report(folder.path());
     let results = report["results"].as_array().unwrap();
     // Nobody has an exact posterior here, so that the method `exact` is not run.
-    assert_eq!(results.len(), 4);
+    assert_eq!(results.len(), 6);
     for result in results {
         let summary = &result["summary"];
         assert_eq!((&summary["simulations"], &summary["failures"]), (&8.into(), &0.into()), "{summary}");
@@ -196,4 +199,6 @@ sampler = { method = "exact" }
     assert_eq!(results[0]["summary"]["cost"]["forwards"], 6.0);
     // The data of two kinds of truths differ.
     assert_ne!(results[0]["summary"]["statistics"], results[2]["summary"]["statistics"]);
+    assert_ne!(results[0]["summary"]["statistics"], results[4]["summary"]["statistics"]);
+    assert!(folder.path().join("out/figures/problems-chain-perturb-map.png").exists());
 }

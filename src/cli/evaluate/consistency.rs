@@ -10,7 +10,7 @@ use crate::cli::DONE;
 use crate::config::{DeviceKind, SamplerConfig};
 use crate::device::Compute;
 use crate::evaluate::consistency::{self, DataAveraged, NoDataRow, Subject};
-use crate::evaluate::mock::{Observing, Scene, Truths, chain_draws};
+use crate::evaluate::mock::{Misspecified, Observing, Scene, Truths, chain_draws};
 use crate::prior::card::Normalisation;
 use crate::prior::{Prior, ancestral};
 use crate::random::BlockNoise;
@@ -156,6 +156,7 @@ pub fn run(args: &Args) -> Result<i32> {
             signal_to_noise: [args.signal_to_noise[0], args.signal_to_noise[1]],
             ln_amplitude_sd: 0.3,
             sky_sd: 0.2,
+            misspecified: Misspecified::NOTHING,
         };
         let total = args.truths as usize;
         let told = |done: usize| {

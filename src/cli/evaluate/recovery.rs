@@ -15,6 +15,9 @@ use crate::product::run::products;
 use crate::report::{Canvas, Chart, Series, small_multiples};
 use crate::{Error, Result};
 
+/// Panels of the figure in a line.
+const PANEL_COLUMNS: usize = 3;
+
 /// Arguments of `unseeing evaluate recovery`.
 #[derive(ClapArgs)]
 pub struct Args {
@@ -161,7 +164,7 @@ fn plot(rows: &[Row]) -> Result<Canvas> {
         let bar = [0.0, 1.0, -1.0, 0.0].map(|errors| (middle, row.pull.value + errors * row.pull.error));
         panels[index].1[1].points.extend(bar);
     }
-    small_multiples(&panels)
+    small_multiples(&panels, PANEL_COLUMNS)
 }
 
 fn print(report: &Report, meta: &ShardMeta) {

@@ -101,7 +101,12 @@ fn semantic_errors_name_file_line_and_key() {
     expect("ln_amplitude_sd = 0.3", "ln_amplitude_sd = -1.0", "nuisance.ln_amplitude_sd", "-1");
     expect("sky_sd = 0.2", "sky_sd = nan", "nuisance.sky_sd", "NaN");
     expect("path = \"prior.safetensors\"", "path = \"\"", "prior.path", "safetensors");
-    expect("method = \"perturb-map\"", "method = \"magic\"", "sampler.method", "perturb-map, dps, dps-paper");
+    expect(
+        "method = \"perturb-map\"",
+        "method = \"magic\"",
+        "sampler.method",
+        "perturb-map, perturb-map-gradient, dps, dps-paper",
+    );
     expect("method = \"perturb-map\"", "method = \"magic\"", "sampler.method", "mmps, diffpir, daps, split-gibbs");
     expect("steps = 32", "steps = 1", "sampler.steps", "at least 2");
     expect("t_max = 40.0", "t_max = 0.0", "sampler.t_max", "positive");

@@ -309,7 +309,32 @@ sampler = { method = "exact" }
     }
 
     #[test]
+    fn what_an_analysis_has_wrong_is_checked() {
+        let network = "[problems.network]\nprior = \"p\"\nmisspecified = { redshift = 0.05 }\n";
+        let good = GOOD.replace("[problems.gaussian-field]\nsize = 8\n", network);
+        assert!(CalibrationConfig::parse(&good, Path::new("c.toml")).is_ok());
+        for (wrong, key) in [
+            ("redshift = -0.2", "misspecified.redshift"),
+            ("psf_width = -1.0", "misspecified.psf_width"),
+            ("noise_fwhm = -1.0", "misspecified.noise_fwhm"),
+            ("nose_fwhm = 1.0", "nose_fwhm"),
+        ] {
+            let text = good.replace("redshift = 0.05", wrong);
+            let said = CalibrationConfig::parse(&text, Path::new("c.toml")).unwrap_err().to_string();
+            assert!(said.contains(key) && said.contains("c.toml"), "{said}");
+        }
+    }
+
+    #[test]
     fn shipped_configs_are_good() {
+        let read = |name: &str| {
+            CalibrationConfig::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name)).unwrap()
+        };
+        // Every method has its line in the figure of cost.
+        let cases = read("cost.toml").cases();
+        assert!(METHODS.iter().all(|method| cases.iter().any(|case| case.sampler.method == *method)));
+        let wrong = read("calibration-misspecified.toml").problems;
+        assert!(wrong.iter().all(|problem| problem.network.as_ref().unwrap().truths_of.is_some()));
         for name in ["calibration.toml", "calibration-quick.toml"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name);
             let config = CalibrationConfig::read(&path).unwrap();

@@ -24,7 +24,7 @@ impl Counting {
         self.forwards.load(Ordering::Relaxed)
     }
 
-    /// Forwards through which a gradient can be taken.
+    /// Forwards through which a gradient can be taken, once or more often (`Sampler::backward_passes`).
     pub fn gradients(&self) -> u64 {
         self.gradients.load(Ordering::Relaxed)
     }

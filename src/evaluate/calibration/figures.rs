@@ -1,7 +1,8 @@
-//! Pictures of a report: rank histograms, coverage curves, and calibration error against cost.
+//! Pictures of a report: rank histograms, coverage curves, calibration error against cost, and problems compared.
 
 use std::path::{Path, PathBuf};
 
+use super::compared;
 use super::report::Report;
 use super::verdict::Judged;
 use crate::Result;
@@ -28,26 +29,46 @@ pub fn draw(report: &Report, folder: &Path) -> Result<Vec<PathBuf>> {
         if let Some(path) = coverage(problem, &rows, folder)? {
             paths.push(path);
         }
-        paths.extend(cost(problem, &points(&rows), folder)?);
+        paths.extend(cost(problem, &points(&rows), floor(&rows), folder)?);
     }
-    paths.extend(cost("all", &worst(report), folder)?);
+    let rows: Vec<&Judged> = report.results.iter().collect();
+    paths.extend(cost("all", &worst(report), floor(&rows), folder)?);
+    for group in compared::groups(report) {
+        let (first, sampler) = (group.problems[0], group.sampler);
+        let path = folder.join(format!("problems-{first}-{sampler}.png"));
+        group.picture()?.save(&path)?;
+        paths.push(path);
+    }
     Ok(paths)
 }
 
-/// Line, forwards a draw and calibration error of a sampler. Samplers without network evaluations (exact draws, prior
-/// draws) have no place in the figure of cost.
+/// Where the lines of floor and bar begin and end, in units of the fewest and the most network evaluations: to the right of the
+/// points there is room for the names.
+const MARGIN: [f64; 2] = [0.8, 8.0];
+
+/// Line, network evaluations a draw and calibration error of a sampler. Samplers without network evaluations (exact draws, prior
+/// draws) have no place among the points of the figure of cost.
 type Point<'a> = (&'a str, f64, f64);
 
 fn points<'a>(rows: &[&'a Judged]) -> Vec<Point<'a>> {
     let point = |row: &&'a Judged| {
         let summary = &row.summary;
-        let forwards = summary.cost.forwards;
+        let evaluations = summary.cost.evaluations();
         summary
             .calibration_error
-            .filter(|_| forwards > 0.0)
-            .map(|error| (summary.subject.line.as_str(), forwards, error))
+            .filter(|_| evaluations > 0.0)
+            .map(|error| (summary.subject.line.as_str(), evaluations, error))
     };
     rows.iter().filter_map(point).collect()
+}
+
+/// The calibration error of exact draws, on their worst problem: what so few simulations leave of a perfect sampler.
+fn floor(rows: &[&Judged]) -> Option<f64> {
+    let exact = rows
+        .iter()
+        .map(|row| &row.summary)
+        .filter(|summary| summary.cost.forwards == 0.0 && !summary.subject.control && summary.wasserstein.is_some());
+    exact.filter_map(|summary| summary.calibration_error).reduce(f64::max)
 }
 
 /// For each sampler its worst problem.
@@ -88,13 +109,14 @@ fn coverage(problem: &str, rows: &[&Judged], folder: &Path) -> Result<Option<Pat
     Ok(Some(path))
 }
 
-/// Calibration error against network evaluations a draw, one line for each sampler.
-fn cost(problem: &str, points: &[Point], folder: &Path) -> Result<Option<PathBuf>> {
+/// Calibration error (in units of the bar) against network evaluations a draw, one line for each sampler, with that of exact draws
+/// and the bar across.
+fn cost(problem: &str, points: &[Point], floor: Option<f64>, folder: &Path) -> Result<Option<PathBuf>> {
     let mut series: Vec<Series> = Vec::new();
-    for &(name, forwards, error) in points {
+    for &(name, evaluations, error) in points {
         match series.iter_mut().find(|line| line.name == name) {
-            Some(line) => line.points.push((forwards, error)),
-            None => series.push(Series { name: name.into(), points: vec![(forwards, error)] }),
+            Some(line) => line.points.push((evaluations, error)),
+            None => series.push(Series { name: name.into(), points: vec![(evaluations, error)] }),
         }
     }
     for line in &mut series {
@@ -103,8 +125,15 @@ fn cost(problem: &str, points: &[Point], folder: &Path) -> Result<Option<PathBuf
     if !series.iter().flat_map(|line| &line.points).any(|(_, error)| *error > 0.0) {
         return Ok(None);
     }
-    let mut chart = Chart::new(&format!("{problem}: error against cost"), "forwards a draw", "calibration error");
+    let all = || points.iter().map(|point| point.1);
+    let (least, most) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
+    for (name, error) in [("exact draws", floor), ("the bar", Some(1.0))] {
+        let across = |error| vec![(MARGIN[0] * least, error), (MARGIN[1] * most, error)];
+        series.extend(error.map(|error| Series { name: name.into(), points: across(error) }));
+    }
+    let mut chart = Chart::new(&format!("{problem}: error against cost"), "network evaluations a draw", "error / bar");
     (chart.log_x, chart.log_y) = (true, true);
+    (chart.width, chart.height) = (1000, 600);
     let path = folder.join(format!("cost-{problem}.png"));
     chart.draw(&series)?.save(&path)?;
     Ok(Some(path))

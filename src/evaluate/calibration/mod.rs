@@ -8,6 +8,7 @@
 //!
 //! What is random is a function of the config's seed and of names; no test is chosen after looking at data.
 
+mod compared;
 pub mod config;
 mod counting;
 pub mod exact;

@@ -22,12 +22,24 @@ pub struct Record {
     pub cost: Cost,
 }
 
+/// What a gradient costs beyond its forward, in forwards: the backward pass through a network has twice its operations when
+/// all gradients are taken. (That of the input alone can be had for one.)
+const GRADIENT: f64 = 2.0;
+
 /// Cost of one draw.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     pub forwards: f64,
+    /// Backward passes, at most.
     pub gradients: f64,
     pub seconds: f64,
+}
+
+impl Cost {
+    /// Network evaluations: forwards, and two more for each gradient.
+    pub fn evaluations(&self) -> f64 {
+        self.forwards + GRADIENT * self.gradients
+    }
 }
 
 /// Everything that is measured.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use super::compared;
 use super::config::CalibrationConfig;
 use super::probability::Estimate;
 use super::problems::Problem;
@@ -83,6 +84,9 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = self.table(problem, &mut out);
         }
+        for group in compared::groups(self) {
+            group.table(&mut out);
+        }
         if self.controls_not_failed.is_empty() {
             out.push_str("Every negative control fails, as it must.\n");
         } else {
@@ -99,7 +103,7 @@ impl Report {
         writeln!(out, "{problem}: {simulations} simulations, {draws} draws each")?;
         writeln!(
             out,
-            "  {:<20}{:<11}{:<26}{:<26}{:<14}{:>8}{:>8}{:>16}{:>16}{:>6}{:>6}{:>9}",
+            "  {:<24}{:<11}{:<26}{:<26}{:<14}{:>8}{:>8}{:>16}{:>16}{:>6}{:>6}{:>7}{:>9}{:>9}",
             "sampler",
             "verdict",
             "variance ratio",
@@ -111,6 +115,8 @@ impl Report {
             "modes / floor",
             "fwd",
             "grad",
+            "evals",
+            "err/bar",
             "ms/draw"
         )?;
         for row in &rows {
@@ -133,7 +139,7 @@ impl Report {
             };
             writeln!(
                 out,
-                "  {:<20}{:<11}{:<26}{:<26}{:<14}{:>8.3}{:>8.3}{:>16}{:>16}{:>6.0}{:>6.0}{:>9.2}",
+                "  {:<24}{:<11}{:<26}{:<26}{:<14}{:>8.3}{:>8.3}{:>16}{:>16}{:>6.0}{:>6.0}{:>7.0}{:>9}{:>9.2}",
                 summary.subject.sampler,
                 verdict,
                 three(&|bin| bin.variance_ratio),
@@ -145,14 +151,34 @@ impl Report {
                 pair(&summary.modes),
                 summary.cost.forwards,
                 summary.cost.gradients,
+                summary.cost.evaluations(),
+                summary.calibration_error.map_or("-".into(), |error| format!("{error:.2}")),
                 1e3 * summary.cost.seconds,
             )?;
         }
         for row in &rows {
             reasons(row, out)?;
         }
+        if let Some(row) = cheapest(&rows) {
+            let (name, evaluations) = (&row.summary.subject.sampler, row.summary.cost.evaluations());
+            writeln!(
+                out,
+                "  cheapest whose estimates are all inside their bars: {name}, {evaluations:.0} network evaluations"
+            )?;
+        }
         writeln!(out)
     }
+}
+
+/// The sampler with the fewest network evaluations (forwards, and two more a gradient) whose calibration error is below its bar.
+fn cheapest<'a>(rows: &[&'a Judged]) -> Option<&'a Judged> {
+    let inside = |row: &&&Judged| {
+        let summary = &row.summary;
+        let samples = !summary.subject.control && summary.cost.forwards > 0.0 && summary.failures == 0;
+        samples && summary.calibration_error.is_some_and(|error| error < 1.0)
+    };
+    let cost = |row: &&Judged| row.summary.cost.evaluations();
+    rows.iter().filter(inside).copied().min_by(|left, right| cost(left).total_cmp(&cost(right)))
 }
 
 /// Why a sampler fails or is undecided, and its strata.

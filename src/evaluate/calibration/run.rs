@@ -138,9 +138,10 @@ impl Plan {
         let (forwards, gradients, began) = (denoiser.forwards(), denoiser.gradients(), Instant::now());
         let drawn = self.draw(task, &simulation, built.as_deref(), &object);
         let each = |count: u64| count as f64 / f64::from(case.draws);
+        let passes = built.as_ref().map_or(1, |sampler| sampler.backward_passes());
         let cost = Cost {
             forwards: each(denoiser.forwards() - forwards),
-            gradients: each(denoiser.gradients() - gradients),
+            gradients: each(denoiser.gradients() - gradients) * f64::from(passes),
             seconds: began.elapsed().as_secs_f64() / f64::from(case.draws),
         };
         let measured: Result<Numbers> = drawn.and_then(|draws| {

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::probability::{Estimate, bootstrap, central_ranks, mean_sd, median, sign_test, two_sided, var_z_expected};
 use super::problems::Family;
 use super::record::{BIN_BOUNDS, Cost, LOG_P, Numbers, Place, Record};
-use super::verdict::MIXTURE_MODES;
+use super::verdict::{
+    GAUSSIAN_MEAN, GAUSSIAN_VARIANCE, MIXTURE_MEAN, MIXTURE_MODES, MIXTURE_VARIANCE, NETWORK_MEAN_Z, NETWORK_VAR_Z,
+};
 use crate::evaluate::ranks::uniform_test;
 
 /// Coverage levels that are tested.
@@ -14,6 +16,8 @@ const LEVELS: [f64; 3] = [0.5, 0.68, 0.95];
 const CURVE: usize = 20;
 /// Bars of a rank histogram.
 const BARS: usize = 10;
+/// Variance ratios below this are no further off: the logarithm of zero is not a number.
+const LEAST_RATIO: f64 = 1e-6;
 /// A stratum with fewer simulations has no estimates.
 const FEWEST: usize = 8;
 
@@ -287,18 +291,49 @@ fn mode_excess(numbers: &[&Numbers]) -> Option<ModeExcess> {
     Some(ModeExcess { median, p: sign_test(above, excess.len()) })
 }
 
-/// The calibration error of the figure: with an exact posterior the largest over the bins of |variance ratio - 1| and of
-/// error^2 / trace, else the largest over the statistics of |mean z| and |var z - 1|.
+/// The calibration error of the figure of cost, in units of the bars: with an exact posterior the largest over the bins of
+/// |ln variance ratio| / ln(1 + bar) and of |error^2 / trace| / bar, else the largest over the statistics of |mean z| / bar and
+/// of |var z - 1| / bar. An estimate alone: at 1 it is at the bar, and what a number of simulations can tell is told by exact draws.
 fn error_of(family: Family, bins: &[Bin], statistics: &[Statistic]) -> Option<f64> {
-    let off = |estimate: &Option<Estimate>, from: f64| estimate.map(|estimate| (estimate.value - from).abs());
+    let off =
+        |estimate: &Option<Estimate>, from: f64, bar: f64| estimate.map(|estimate| (estimate.value - from).abs() / bar);
+    let exact = |variance: f64, mean: f64| -> Vec<f64> {
+        let spread =
+            |bin: &Bin| bin.variance_ratio.map(|ratio| ratio.value.max(LEAST_RATIO).ln().abs() / variance.ln_1p());
+        bins.iter().flat_map(|bin| [spread(bin), off(&bin.mean_error, 0.0, mean)]).flatten().collect()
+    };
     let values: Vec<f64> = match family {
-        Family::Gaussian | Family::Mixture => {
-            bins.iter().flat_map(|bin| [off(&bin.variance_ratio, 1.0), off(&bin.mean_error, 0.0)]).flatten().collect()
-        }
+        Family::Gaussian => exact(GAUSSIAN_VARIANCE, GAUSSIAN_MEAN),
+        Family::Mixture => exact(MIXTURE_VARIANCE, MIXTURE_MEAN),
         Family::Network => {
-            let each = statistics.iter().flat_map(|row| [off(&row.mean_z, 0.0), off(&row.var_z, 1.0)]);
+            let each = statistics
+                .iter()
+                .flat_map(|row| [off(&row.mean_z, 0.0, NETWORK_MEAN_Z), off(&row.var_z, 1.0, NETWORK_VAR_Z)]);
             each.flatten().collect()
         }
     };
     values.into_iter().reduce(f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bin(variance: f64, mean: f64) -> Bin {
+        let estimate = |value| Some(Estimate { value, error: 0.0, low: value, high: value });
+        Bin { name: "b".into(), share: 1.0, variance_ratio: estimate(variance), mean_error: estimate(mean) }
+    }
+
+    #[test]
+    fn the_error_is_the_worst_one_in_units_of_its_bar() {
+        let error = |bins: &[Bin]| error_of(Family::Mixture, bins, &[]).unwrap();
+        assert!((error(&[bin(1.12, 0.0), bin(1.0, 0.01)]) - 1.0).abs() < 1e-9);
+        // Too narrow counts as too wide does, and the mean by its own bar.
+        assert!((error(&[bin(1.0 / 1.12f64.powi(3), 0.0)]) - 3.0).abs() < 1e-9);
+        assert!((error(&[bin(1.05, 0.1), bin(0.95, -0.02)]) - 2.0).abs() < 1e-9);
+        assert!((error_of(Family::Gaussian, &[bin(1.0, 0.02)], &[]).unwrap() - 2.0).abs() < 1e-9);
+        // Draws that do not differ have a finite error, too.
+        assert!(error(&[bin(0.0, 0.0)]).is_finite());
+        assert_eq!(error_of(Family::Mixture, &[], &[]), None);
+    }
 }

@@ -188,3 +188,49 @@ sampler = { method = "dps", steps = 6, guidance = 3e38 }
     // Without data, the posterior is the prior: all directions are in the last bin.
     assert_eq!((masked.summary.bins.len(), masked.summary.bins[0].name.as_str()), (1, ">0.5"));
 }
+
+/// What the figure of cost needs: every gradient is counted, problems with the same statistics are compared, and exact draws and the
+/// bar have their lines.
+#[test]
+fn cost_is_counted_and_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"
+seed = 5
+draws = 16
+slices = 4
+[[problems]]
+name = "galaxies"
+simulations = 6
+[problems.galaxy-mixture]
+size = [8]
+noise = [0.3, 1.0]
+components = 4
+[[samplers]]
+sampler = { method = "exact" }
+[[samplers]]
+sampler = { method = "perturb-map" }
+steps = [4, 8]
+[[samplers]]
+sampler = { method = "perturb-map-gradient", steps = 8 }
+[[samplers]]
+sampler = { method = "mmps", steps = 8, mmps_iterations = 3 }
+"#;
+    let report = work(&config(text, folder.path()), 1);
+    let cost = |sampler: &str| {
+        let cost = find(&report, "galaxies-8px-0.3", sampler).summary.cost;
+        (cost.forwards, cost.gradients, cost.evaluations())
+    };
+    assert_eq!(cost("exact"), (0.0, 0.0, 0.0));
+    assert_eq!(cost("perturb-map-4"), (4.0, 0.0, 4.0));
+    assert_eq!(cost("perturb-map-gradient"), (8.0, 8.0, 24.0));
+    // Three iterations of the solver, and the step that they give.
+    assert_eq!(cost("mmps"), (8.0, 32.0, 72.0));
+    let error = |sampler: &str| find(&report, "galaxies-8px-0.3", sampler).summary.calibration_error.unwrap();
+    assert!(error("exact") > 0.0 && error("exact") < error("perturb-map-4"));
+    let pictures = super::figures::draw(&report, folder.path()).unwrap();
+    let drawn = |name: &str| pictures.iter().any(|path| path.file_name().unwrap().to_str() == Some(name));
+    for name in ["cost-galaxies-8px-0.3.png", "cost-all.png", "problems-galaxies-8px-0.3-mmps.png"] {
+        assert!(drawn(name), "{name}: {pictures:?}");
+    }
+    assert!(report.text().contains("mmps: coverage, and mean z, var z of each statistic"), "{}", report.text());
+}

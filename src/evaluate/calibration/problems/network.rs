@@ -1,6 +1,7 @@
 //! `network`: galaxies of a prior's own file, observed through the full forward model (`evaluate/mock.rs`): stretch,
 //! redshift, sub-pixel position, PSF, noise, amplitude and sky, with noise that does not depend on the truth. There is no
 //! exact posterior, but truth and data are a draw of the joint distribution, so that only the sampler can be at fault.
+//! Or else the analysis is made wrong in a known way (`misspecified`): what that does to a posterior.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use tch::{Device, Tensor};
 use super::{Family, Problem, Setting, Simulation};
 use crate::config::check::Checker;
 use crate::evaluate::calibration::counting::Counting;
-use crate::evaluate::mock::{Observing, Scene, Truths, chain_draws, observe};
+use crate::evaluate::mock::{Misspecified, Observing, Scene, Truths, chain_draws, observe};
 use crate::evaluate::statistics;
 use crate::forward::{GalaxyLikelihood, Latent};
 use crate::prior::card::Normalisation;
@@ -45,6 +46,11 @@ pub struct NetworkConfig {
     /// Bounds between the strata of the observed S/N.
     #[serde(default = "strata")]
     pub strata: Vec<f64>,
+    /// What the analysis has wrong: `redshift`, `psf_width`, `noise_fwhm`.
+    #[serde(default)]
+    pub misspecified: Misspecified,
+    /// Problems with the same text here have the same truths; the problem's name when not given.
+    pub truths_of: Option<String>,
 }
 
 fn chain() -> Truths {
@@ -82,7 +88,14 @@ impl NetworkConfig {
         check.positive(self.sky_sd, &format!("{key}.sky_sd"))?;
         let rising = self.strata.windows(2).all(|pair| pair[0] < pair[1]) && self.strata.iter().all(|&s| s.is_finite());
         check.need(rising, &format!("{key}.strata"), "expected rising numbers")?;
-        check.need(!self.prior.as_os_str().is_empty(), &format!("{key}.prior"), "expected a prior's file")
+        check.need(!self.prior.as_os_str().is_empty(), &format!("{key}.prior"), "expected a prior's file")?;
+        let Misspecified { redshift, psf_width, noise_fwhm } = self.misspecified;
+        let wrong = |name: &str| format!("{key}.misspecified.{name}");
+        let positive = redshift.is_finite() && self.redshift[0] + redshift > 0.0;
+        check.need(positive, &wrong("redshift"), "expected a number that leaves all redshifts positive")?;
+        let width = psf_width > -1.0 && psf_width.is_finite();
+        check.need(width, &wrong("psf_width"), "expected more than -1: a part of the width")?;
+        check.at_least_zero(noise_fwhm, &wrong("noise_fwhm"))
     }
 }
 
@@ -124,12 +137,14 @@ impl Network {
             signal_to_noise: self.config.signal_to_noise,
             ln_amplitude_sd: self.config.ln_amplitude_sd,
             sky_sd: self.config.sky_sd,
+            misspecified: self.config.misspecified,
         }
     }
 
     /// Observation `index` of its own truth.
     fn observation(&self, index: u32, sampler: Option<&dyn Sampler>) -> Result<(GalaxyLikelihood, Latent, f64)> {
-        let noise = BlockNoise::new(self.scene.seed, &format!("{} truth", self.name), index, 1);
+        let named = self.config.truths_of.as_ref().unwrap_or(&self.name);
+        let noise = BlockNoise::new(self.scene.seed, &format!("{named} truth"), index, 1);
         let truth = self.prior_draws(index, sampler, &noise)?;
         let mock = observe(&self.scene, &truth, index, &self.observing())?;
         Ok((mock.likelihood, mock.truth, mock.observed_signal_to_noise))
