@@ -2,13 +2,23 @@ use tch::{Device, Kind};
 
 use super::super::tests::{ADJOINT_DOUBLE, ADJOINT_FLOAT, BANDS, SIZE, dot, input, latent, latent_dot, random};
 use super::*;
-use crate::forward::GalaxyLikelihoodInput;
+use crate::forward::{GalaxyLikelihoodInput, Psf};
 use crate::random::BlockNoise;
 
 /// Smaller, equal and larger fields than that of the window (0.11 arcsec): by what photometric redshifts are off.
 const PITCHES: [f64; 3] = [0.085, 0.11, 0.14];
 /// Sums of a few thousand products in f64, relative to the largest value.
 const ROUNDING: f64 = 1e-11;
+
+/// An observation whose first PSF is off its centre, so that a transfer function and its conjugate differ.
+fn observed(kind: Kind, correlated: bool) -> GalaxyLikelihoodInput {
+    let mut input = input(kind, 1, correlated);
+    let mut values = input.psfs[0].values().to_vec();
+    values.rotate_right(1);
+    let [height, width] = input.psfs[0].shape();
+    input.psfs[0] = Psf::new(&values, height, width, input.field.detector_pitch, true).unwrap();
+    input
+}
 
 fn apart(left: &Tensor, right: &Tensor) -> f64 {
     (left - right).abs().max().double_value(&[]) / right.abs().max().double_value(&[])
@@ -24,7 +34,7 @@ fn one(latent: &Latent, index: i64) -> Latent {
 fn adjoints_of_samples_with_redshifts_of_their_own() {
     for correlated in [false, true] {
         for (kind, tolerance) in [(Kind::Float, ADJOINT_FLOAT), (Kind::Double, ADJOINT_DOUBLE)] {
-            let likelihood = GalaxyLikelihood::new(input(kind, 1, correlated)).unwrap().for_pitches(&PITCHES).unwrap();
+            let likelihood = GalaxyLikelihood::new(observed(kind, correlated)).unwrap().for_pitches(&PITCHES).unwrap();
             let at = likelihood.linearize(&latent(3, 1, 1, kind)).unwrap();
             let direction = latent(3, 1, 5, kind);
             let vector = random(&at.prediction().size(), 9, kind);
@@ -45,7 +55,7 @@ fn adjoints_of_samples_with_redshifts_of_their_own() {
 #[test]
 fn a_sample_of_a_batch_is_that_of_its_own_redshift() {
     for correlated in [false, true] {
-        let made = || input(Kind::Double, 1, correlated);
+        let made = || observed(Kind::Double, correlated);
         let batch = GalaxyLikelihood::new(made()).unwrap().for_pitches(&PITCHES).unwrap();
         let (point, direction) = (latent(3, 1, 1, Kind::Double), latent(3, 1, 5, Kind::Double));
         let at = batch.linearize(&point).unwrap();
