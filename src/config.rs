@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 pub(crate) mod check;
+mod photo_z;
 mod written;
 
+pub use photo_z::{PhotoZConfig, PhotoZMode};
 pub use written::Written;
 
 /// A whole config file.
@@ -25,6 +27,8 @@ pub struct Config {
     pub neighbours: NeighbourConfig,
     #[serde(default)]
     pub nuisance: NuisanceConfig,
+    #[serde(default, skip_serializing_if = "PhotoZConfig::is_default")]
+    pub photo_z: PhotoZConfig,
     pub prior: PriorConfig,
     #[serde(default)]
     pub sampler: SamplerConfig,

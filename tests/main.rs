@@ -36,6 +36,8 @@ mod layout;
 mod mpi;
 #[path = "suite/pack.rs"]
 mod pack;
+#[path = "suite/photo_z.rs"]
+mod photo_z;
 #[path = "suite/posterior.rs"]
 mod posterior;
 #[path = "suite/prior.rs"]

@@ -45,7 +45,8 @@ pub struct Target {
 /// Memory does not grow with the catalogue but for 40 bytes a row, which find duplicate ids.
 pub fn targets(config: &Config) -> Result<Targets> {
     let extra = crate::observe::pattern::columns(&config.data)?;
-    let columns = row::Columns::new(&config.catalog.columns, config.data.bands.len(), extra)?;
+    let needs_error = config.photo_z.propagated();
+    let columns = row::Columns::new(&config.catalog.columns, config.data.bands.len(), extra, needs_error)?;
     let mut files = VecDeque::new();
     for path in &config.catalog.paths {
         // All headers are checked before the first row is given out.
@@ -103,7 +104,9 @@ impl Targets {
     fn target(&mut self, unit: &str, line: u64, cells: &[String]) -> Result<Target> {
         let file = self.opened.len().saturating_sub(1);
         let place = format!("{}, {unit} {line}", self.opened[file].display());
-        let target = self.columns.target(cells);
+        // Reasons of failures are content, which must not tell where the catalogue lies.
+        let name = self.opened[file].file_name().unwrap_or_default().to_string_lossy();
+        let target = self.columns.target(cells, &format!("{name}, {unit} {line}"));
         if let Some(why) = unsafe_id(&target.id) {
             let mend = "ids become file names: letters, digits, `_`, `-`, `.`, `+` are safe";
             return Err(Error::usage(format!("{place}: id {:?} {why} ({mend})", target.id)));

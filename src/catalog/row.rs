@@ -20,10 +20,13 @@ pub(super) struct Columns {
     ebv: Option<usize>,
     extinction: Option<Vec<usize>>,
     extra: Vec<(String, usize)>,
+    /// Whether a row without an error of its redshift is unusable.
+    needs_error: bool,
 }
 
 impl Columns {
-    pub(super) fn new(config: &ColumnsConfig, bands: usize, extra: Vec<String>) -> Result<Columns> {
+    /// The columns that the config names, for `bands` bands. With `needs_error`, each row must have an error of its redshift.
+    pub(super) fn new(config: &ColumnsConfig, bands: usize, extra: Vec<String>, needs_error: bool) -> Result<Columns> {
         let mut names = vec![config.id.clone(), config.ra.clone(), config.dec.clone(), config.redshift.clone()];
         let mut place = |name: &String| {
             let found = names.iter().position(|known| known == name);
@@ -39,7 +42,7 @@ impl Columns {
             return Err(Error::usage(format!("catalog.columns.extinction needs one column for each of {bands} bands")));
         }
         let extra = extra.into_iter().map(|name| (name.clone(), place(&name))).collect();
-        Ok(Columns { names, redshift_error, ebv, extinction, extra })
+        Ok(Columns { names, redshift_error, ebv, extinction, extra, needs_error })
     }
 
     /// Finds every wanted column among `present`: exactly, or else whatever the case.
@@ -59,8 +62,8 @@ impl Columns {
         self.names.iter().map(find).collect()
     }
 
-    /// The target of a row. What cannot be used is NaN, and the reason is in `trouble`.
-    pub(super) fn target(&self, cells: &[String]) -> Target {
+    /// The target of a row. What cannot be used is NaN, and the reason is in `trouble`; `place` names the row in it.
+    pub(super) fn target(&self, cells: &[String], place: &str) -> Target {
         let mut trouble: Option<String> = None;
         let mut note = |reason: Option<String>| trouble = trouble.take().or(reason);
         let cell = |index: usize| cells.get(index).map_or("", |cell| cell.trim());
@@ -76,6 +79,15 @@ impl Columns {
             Ok(Some(_)) => None,
         });
         let redshift_error = self.redshift_error.map(|index| number(cell(index)));
+        if let (true, Some(index)) = (self.needs_error, self.redshift_error) {
+            note(unusable_error(cell(index)).map(|why| {
+                format!(
+                    "{place}, column `{}`: the error of the redshift {why}; photo_z.mode = \"propagated\" needs its \
+                     standard deviation, or 0 for a redshift that is exact",
+                    self.names[index]
+                )
+            }));
+        }
         note(match redshift_error {
             Some(Err(())) => Some("the error of the redshift is not a number".to_string()),
             Some(Ok(Some(error))) if error < 0.0 => Some(format!("the error of the redshift, {error}, is negative")),
@@ -104,6 +116,16 @@ impl Columns {
             columns,
             trouble,
         }
+    }
+}
+
+/// What is wrong with a standard deviation of the redshift; `None` when it can be drawn from.
+fn unusable_error(text: &str) -> Option<String> {
+    match number(text) {
+        Ok(None) => Some("is missing".into()),
+        Err(()) => Some(format!("is `{text}`, not a number")),
+        Ok(Some(error)) if error < 0.0 => Some(format!("is {error}, negative")),
+        Ok(Some(_)) => None,
     }
 }
 

@@ -8,12 +8,19 @@ struct Files {
     paths: Vec<String>,
     columns: String,
     image: String,
+    photo_z: &'static str,
 }
 
 impl Files {
     fn new() -> Files {
         let folder = tempfile::tempdir().unwrap();
-        Files { folder, paths: Vec::new(), columns: "id = 'id'".into(), image: "{id}-{band}.fits".into() }
+        Files {
+            folder,
+            paths: Vec::new(),
+            columns: "id = 'id'".into(),
+            image: "{id}-{band}.fits".into(),
+            photo_z: "point",
+        }
     }
 
     fn csv(text: &str) -> Files {
@@ -29,9 +36,9 @@ impl Files {
     fn config(&self) -> Config {
         let text = format!(
             "survey = {{ name = 't', folder = 'runs' }}\nprior = {{ path = 'p' }}\n\
-             [catalog]\npaths = {:?}\n[catalog.columns]\n{}\n\
+             photo_z = {{ mode = '{}' }}\n[catalog]\npaths = {:?}\n[catalog.columns]\n{}\n\
              [data]\nbands = ['g', 'r']\nimage = '{}'\npsf = 'psf-{{band}}.fits'\n",
-            self.paths, self.columns, self.image
+            self.photo_z, self.paths, self.columns, self.image
         );
         let path = self.folder.path().join("c.toml");
         std::fs::write(&path, text).unwrap();
@@ -164,6 +171,36 @@ fn extinction_and_redshift_error_columns() {
     assert!(targets[1].redshift_error.is_none());
     assert!(targets[1].trouble.as_ref().unwrap().contains("`a_g`"), "a missing extinction must not pass for none");
     assert!(targets[2].trouble.as_ref().unwrap().contains("negative"));
+}
+
+#[test]
+fn propagated_redshifts_need_an_error_that_can_be_drawn_from() {
+    let rows = [
+        ("0.05", None),
+        ("0", None),
+        ("", Some("is missing")),
+        ("nan", Some("is missing")),
+        ("-0.1", Some("is -0.1, negative")),
+        ("inf", Some("is `inf`, not a number")),
+        ("wide", Some("is `wide`, not a number")),
+    ];
+    let mut text = "id,ra,dec,redshift,zerr\n".to_string();
+    rows.iter().enumerate().for_each(|(index, (cell, _))| text.push_str(&format!("{index},1,2,0.3,{cell}\n")));
+    let mut files = Files::csv(&text);
+    files.columns = "id = 'id'\nredshift_error = 'zerr'".into();
+    // The row is only the object's own trouble, and only where the error is used.
+    assert_eq!(files.read()[2].trouble, None);
+    files.photo_z = "propagated";
+    for (index, (target, (cell, words))) in files.read().iter().zip(rows).enumerate() {
+        let place = format!("a.csv, line {}, column `zerr`: the error of the redshift ", index + 2);
+        match (words, &target.trouble) {
+            (None, None) => assert_eq!(target.redshift_error, cell.parse().ok()),
+            (Some(words), Some(trouble)) => {
+                assert!(trouble.starts_with(&format!("{place}{words}; photo_z.mode")), "{cell}: {trouble}");
+            }
+            (_, found) => panic!("{cell}: {found:?}"),
+        }
+    }
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub struct Args {
     /// Redshifts, LOW,HIGH
     #[arg(long, value_delimiter = ',', default_value = "0.1,0.6")]
     redshift: Vec<f64>,
+    /// Scatters the catalogue's redshifts about the true ones by this standard deviation, and makes the config propagate it
+    #[arg(long, value_name = "SD")]
+    redshift_error: Option<f64>,
     /// AB magnitudes in i (or the last band), LOW,HIGH
     #[arg(long, value_delimiter = ',', default_value = "18.5,22")]
     magnitude: Vec<f64>,
@@ -182,6 +185,7 @@ pub fn run(args: Args) -> Result<i32> {
         seed: args.seed,
         grid: Grid { size: args.size, pixel_kpc: args.pixel_kpc, bands: args.bands, reference },
         redshifts: pair("redshift", &args.redshift)?,
+        redshift_error: args.redshift_error,
         magnitudes: pair("magnitude", &args.magnitude)?,
         optics: args.optics.optics(args.depth)?,
         correlated: !args.white,

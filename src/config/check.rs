@@ -113,6 +113,10 @@ impl<'a> Checker<'a> {
         self.at_least_zero(config.neighbours.grow, "neighbours.grow")?;
         self.at_least_zero(config.nuisance.ln_amplitude_sd, "nuisance.ln_amplitude_sd")?;
         self.at_least_zero(config.nuisance.sky_sd, "nuisance.sky_sd")?;
+        let known = config.catalog.columns.redshift_error.is_some() || !config.photo_z.propagated();
+        let why =
+            "\"propagated\" needs catalog.columns.redshift_error, the column of the redshift's standard deviation";
+        self.need(known, "photo_z.mode", why)?;
         let named = !config.prior.path.as_os_str().is_empty();
         self.need(named, "prior.path", "expected a prior's safetensors file, found nothing")
     }

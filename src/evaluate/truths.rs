@@ -4,15 +4,22 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::features::Place;
+use crate::forward::resample::resample_image;
 use crate::io::hdf5::{Attribute, Reader};
 use crate::product::RecordArray;
+use crate::sky::cosmology::theta_arcsec;
 use crate::{Error, Result};
+
+/// Pitches that differ by less are those of one redshift, which catalogues have with six decimals.
+const SAME_PITCH: f64 = 1e-4;
 
 /// Truths of simulated objects.
 pub struct Truths {
     reader: Reader,
     rows: HashMap<String, usize>,
     shape: Vec<usize>,
+    /// One for each object, where the file has them.
+    redshifts: Vec<f64>,
     features: Option<Features>,
 }
 
@@ -25,8 +32,8 @@ struct Features {
 }
 
 impl Truths {
-    /// Opens a file with `id`, and `flux` `[object, band, pixel, pixel]` in nJy per product pixel; with injected features
-    /// also `feature/place` [object, 2], `feature/flux` [object, band] and `feature/added` [object].
+    /// Opens a file with `id`, and `flux` `[object, band, pixel, pixel]` in nJy per pixel, each on the grid of its
+    /// `redshift` [object]; with injected features also `feature/place` [object, 2], `feature/flux` [object, band] and `feature/added` [object].
     ///
     /// A missing file, or one that is no file of truths, is an error of usage: nothing was done yet.
     pub fn open(path: &Path) -> Result<Truths> {
@@ -44,7 +51,12 @@ impl Truths {
             Some(Attribute::Number(fwhm_kpc)) => Some(Features::read(&reader, fwhm_kpc, [shape[0], shape[1]])?),
             _ => None,
         };
-        Ok(Truths { reader, rows, shape, features })
+        let redshifts = if reader.names()?.iter().any(|name| name == "redshift") {
+            reader.read::<f64>("redshift")?.1
+        } else {
+            Vec::new()
+        };
+        Ok(Truths { reader, rows, shape, redshifts, features })
     }
 
     /// The truth of an object, `[C, n, n]`; `None` when the file has none of it.
@@ -52,6 +64,23 @@ impl Truths {
         let Some(&row) = self.rows.get(id) else { return Ok(None) };
         let values = self.reader.read_rows::<f32>("flux", row..row + 1)?;
         Ok(Some(RecordArray { shape: self.shape[1..].to_vec(), values }))
+    }
+
+    /// The same on the grid of products with pixels of `pitch` arcsec, which stand for `pixel_kpc` at the catalogue's redshift:
+    /// where that is not the true one, the truth's own grid is another.
+    ///
+    /// Errors: a true redshift that has no distance.
+    pub fn at_pitch(&self, id: &str, pixel_kpc: f64, pitch: f64) -> Result<Option<RecordArray>> {
+        let Some(mut truth) = self.of(id)? else { return Ok(None) };
+        let redshift = self.rows.get(id).and_then(|&row| self.redshifts.get(row));
+        if let (Some(&redshift), &[_, _, size]) = (redshift, truth.shape.as_slice()) {
+            let own =
+                theta_arcsec(pixel_kpc, redshift).map_err(|error| Error::object(id, format!("its truth: {error}")))?;
+            if (pitch / own - 1.0).abs() > SAME_PITCH {
+                truth.values = resample_image(&truth.values, size, pitch / own);
+            }
+        }
+        Ok(Some(truth))
     }
 
     /// The injected feature of an object, added or not, with its flux in one band; `None` when the file has none of it, or no

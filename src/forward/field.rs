@@ -77,6 +77,18 @@ impl Field {
         self.positions(self.target[1], self.shape[0])
     }
 
+    /// Where the field begins and ends along each axis, in arcsec, relative to the centre of the prior's first pixel.
+    pub fn span(&self) -> [f64; 2] {
+        [-0.5 * self.prior_pitch, (self.size as f64 - 0.5) * self.prior_pitch]
+    }
+
+    /// Which of the window's columns, and which of its rows, have their centres in the field. All of them, unless the window
+    /// was made for a larger field.
+    pub fn covers(&self) -> [Vec<bool>; 2] {
+        let [low, high] = self.span();
+        [self.columns(), self.rows()].map(|line| line.iter().map(|at| (low..=high).contains(at)).collect())
+    }
+
     /// p / theta: how many prior pixels a detector pixel spans. Above 3 the result is more prior than data.
     pub fn upsampling(&self) -> f64 {
         self.detector_pitch / self.prior_pitch

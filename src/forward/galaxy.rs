@@ -12,16 +12,16 @@
 //! Factors on the bands, when given, multiply F.
 //! A product with J costs one product with A, and its adjoint one with A^T.
 //!
-//! Light from outside the prior's field is not in the model, but reaches pixels near its edge. There the sky's variance
-//! is inflated by 1/w^2, where 1 - w is twice the part of their light that pixels would receive from outside if the sky
-//! were uniformly bright: w = 1 far inside, about 0 on the edge itself (floored at `EDGE_WEIGHT_FLOOR`). Pixels further
-//! from the edge than the PSF's 99 % encircled-energy radius keep w = 1.
+//! Pixels near the field's edge have less weight (`edge.rs`).
+
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
+use super::edge::edge_inflation;
 use super::field::Field;
 use super::noise::{Covariance, NoiseInput, NoiseModel, SkyNoise};
-use super::psf::{Direction, Psf};
+use super::psf::Psf;
 use super::sampling::SamplingOperator;
 use super::{Constraint, Latent, Likelihood, Linearized, NuisancePrior, Stretch};
 use crate::random::BlockNoise;
@@ -29,8 +29,6 @@ use crate::{Error, Result};
 
 /// Pixels whose sky variance the edge makes larger than this factor are not among the `inner` ones.
 const INNER: f64 = 1.2;
-/// Smallest weight on the field's edge: the sky's standard deviation grows at most 20 times.
-const EDGE_WEIGHT_FLOOR: f64 = 0.05;
 
 /// asinh is exponential where the galaxy is bright: over one unit the slope of its inverse changes by e, and a tangent
 /// taken far below the solution overshoots it by many.
@@ -60,7 +58,7 @@ pub struct GalaxyLikelihoodInput {
     /// Factors on the bands of the prior, one for each, that of the reference band 1: how the object's colours differ.
     pub colours: Option<Vec<f64>>,
     pub nuisance: NuisancePrior,
-    /// Whether pixels near the field's edge are down-weighted (see the module's head).
+    /// Whether pixels near the field's edge are down-weighted (`edge.rs`).
     pub down_weight_edges: bool,
     pub device: Device,
     /// `Float`; `Double` in tests.
@@ -73,6 +71,10 @@ pub struct GalaxyLikelihood {
     data: Tensor,
     mask: Tensor,
     inner: Tensor,
+    /// 1 where a pixel counts and lies in the field: `[C, my, mx]`, or `[B, C, my, mx]` where fields differ.
+    covered: Tensor,
+    /// By how much the edge inflates the sky's variance, of the same shape; 1 without down-weighting.
+    inflation: Tensor,
     nuisance: NuisancePrior,
     operator: SamplingOperator,
     noise: NoiseModel,
@@ -80,6 +82,7 @@ pub struct GalaxyLikelihood {
     reference: Option<i64>,
     /// `[C, 1, 1]`
     colours: Option<Tensor>,
+    psfs: Arc<[Psf]>,
     psf_fwhm: Vec<f64>,
 }
 
@@ -143,16 +146,20 @@ impl GalaxyLikelihood {
             Some(factors) => Some(put(&Tensor::f_from_slice(factors)?.f_view([bands, 1, 1])?)?),
         };
         let psf_fwhm = input.psfs.iter().map(Psf::fwhm).collect();
+        let inflation = inflation.map_or_else(|| mask.f_ones_like(), Ok)?;
         Ok(GalaxyLikelihood {
             data,
+            covered: mask.shallow_clone(),
             mask,
             inner,
+            inflation,
             nuisance,
             operator,
             noise,
             stretch: input.stretch,
             reference: input.reference,
             colours,
+            psfs: input.psfs.into(),
             psf_fwhm,
         })
     }
@@ -160,6 +167,12 @@ impl GalaxyLikelihood {
     /// 1 where a pixel counts and the field's edge hardly matters: there residuals are those of the model.
     pub fn inner(&self) -> &Tensor {
         &self.inner
+    }
+
+    /// 1 where a pixel counts and the model says something: it lies in the prior's field. `[C, my, mx]`, or, where each sample
+    /// has a field of its own, `[B, C, my, mx]`.
+    pub fn covered(&self) -> &Tensor {
+        &self.covered
     }
 
     /// Full widths at half maximum of the PSFs, arcsec, one per band.
@@ -340,30 +353,6 @@ fn planes(values: &Tensor) -> Result<Tensor> {
     Ok(values.f_unsqueeze(-1)?.f_unsqueeze(-1)?)
 }
 
-/// The factor by which the sky's variance grows towards the field's edge, `[C, my, mx]`, f64.
-pub fn edge_inflation(field: &Field, psfs: &[Psf]) -> Result<Tensor> {
-    let (low, high) = (-0.5 * field.prior_pitch, (field.size as f64 - 0.5) * field.prior_pitch);
-    let (columns, rows) = (field.columns(), field.rows());
-    let mut factors = Vec::with_capacity(psfs.len() * columns.len() * rows.len());
-    for psf in psfs {
-        let radius = psf.encircled_energy_radius(0.99);
-        // Light that comes in over the low edge travels towards +x: the part that goes further than the distance.
-        let inside = |direction: Direction, distance: f64| {
-            if distance >= radius { 1.0 } else { (1.0 - 2.0 * psf.beyond(direction, distance)).clamp(0.0, 1.0) }
-        };
-        let weight = |positions: &[f64], up: Direction, down: Direction| -> Vec<f64> {
-            positions.iter().map(|at| inside(up, at - low) * inside(down, high - at)).collect()
-        };
-        let across = weight(&columns, Direction::Right, Direction::Left);
-        let along = weight(&rows, Direction::Up, Direction::Down);
-        for y in &along {
-            factors.extend(across.iter().map(|x| (x * y).max(EDGE_WEIGHT_FLOOR).powi(-2)));
-        }
-    }
-    let shape = [psfs.len() as i64, rows.len() as i64, columns.len() as i64];
-    Ok(Tensor::f_from_slice(&factors)?.f_view(shape)?)
-}
-
 fn check_nuisance(nuisance: &NuisancePrior, bands: i64) -> Result<()> {
     let amplitudes = nuisance.ln_amplitude_mean.size();
     let usable = (amplitudes == [1] || amplitudes == [bands])
@@ -379,6 +368,9 @@ fn check_nuisance(nuisance: &NuisancePrior, bands: i64) -> Result<()> {
         nuisance.sky_sd.size()
     )))
 }
+
+mod photo_z;
+pub use photo_z::PhotoZLikelihood;
 
 #[cfg(test)]
 mod tests;

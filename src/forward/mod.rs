@@ -15,17 +15,19 @@ use tch::Tensor;
 use crate::Result;
 use crate::random::BlockNoise;
 
+pub mod edge;
 pub mod field;
 pub mod galaxy;
 pub mod linear;
 pub mod noise;
 pub mod psf;
+pub mod resample;
 pub mod sampling;
 mod spectral;
 pub mod stretch;
 
 pub use field::{Field, Window};
-pub use galaxy::{GalaxyLikelihood, GalaxyLikelihoodInput};
+pub use galaxy::{GalaxyLikelihood, GalaxyLikelihoodInput, PhotoZLikelihood};
 pub use noise::{SkyNoise, correlated_grid};
 pub use psf::Psf;
 pub use sampling::SamplingOperator;
@@ -95,12 +97,24 @@ pub trait Likelihood: Send {
     fn reach(&self) -> Option<f64> {
         None
     }
+    /// One likelihood for all samples, where each has its own: what may be approximate is made of it, for any batch. `None`
+    /// where samples have the same anyway.
+    fn common(&self) -> Option<Common<'_>> {
+        None
+    }
     /// Prediction, Jacobian and noise covariance at `latent`.
     fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>> {
         self.linearize_within(latent, 0.0)
     }
     /// The same with the error of the tangent itself counted as noise: `tangent_error` is its relative error in flux.
     fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>>;
+}
+
+/// A likelihood that stands for those of all samples of a batch where an approximation is enough.
+pub struct Common<'a> {
+    pub likelihood: &'a dyn Likelihood,
+    /// The standard deviation of its sky noise over that of each sample, `[B, C, my, mx]`.
+    pub weights: &'a Tensor,
 }
 
 /// A scalar that is zero for every image of the prior, linearised at one image per sample.

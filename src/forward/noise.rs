@@ -51,6 +51,8 @@ pub struct NoiseModel {
     mask: Tensor,
     /// 1 where it does not.
     masked: Tensor,
+    /// The sky's variance, not inflated, `[C, my, mx]`; anything where masked.
+    sky: Tensor,
     /// What is independent of the model on the diagonal, apart from the stationary part; zero where masked.
     constant: Tensor,
     stationary: Option<Stationary>,
@@ -102,13 +104,7 @@ impl NoiseModel {
         if !all(&sky.f_gt(0.0)?)? || !all(&sky.f_isfinite()?)? {
             return Err(Error::internal("noise: the sky's variance must be positive and finite where a pixel counts"));
         }
-        let constant = match (input.inflation, &stationary) {
-            (Some(factor), None) => sky.f_mul(factor)?,
-            (Some(factor), Some(_)) => sky.f_mul(&factor.f_sub_scalar(1.0)?)?,
-            (None, None) => sky,
-            (None, Some(_)) => sky.f_zeros_like()?,
-        }
-        .f_mul(mask)?;
+        let constant = constant(&sky, input.inflation, stationary.is_some(), mask)?;
         let inverse_gain = match input.gain {
             None => None,
             Some(gain) => {
@@ -125,11 +121,32 @@ impl NoiseModel {
         Ok(NoiseModel {
             mask: mask.shallow_clone(),
             masked: mask.f_neg()?.f_add_scalar(1.0)?,
+            sky,
             constant,
             stationary,
             inverse_gain,
             relative_error: input.relative_error,
         })
+    }
+
+    /// The same noise with another inflation of the sky's variance: `[C, my, mx]`, or `[B, C, my, mx]` where it differs from
+    /// sample to sample. The other tables are shared.
+    pub fn inflated(&self, factor: &Tensor) -> Result<Self> {
+        let constant = constant(&self.sky, Some(factor), self.stationary.is_some(), &self.mask)?;
+        Ok(NoiseModel { constant, ..self.share() })
+    }
+
+    /// Another handle on the same tables; nothing is copied.
+    pub fn share(&self) -> Self {
+        NoiseModel {
+            mask: self.mask.shallow_clone(),
+            masked: self.masked.shallow_clone(),
+            sky: self.sky.shallow_clone(),
+            constant: self.constant.shallow_clone(),
+            stationary: self.stationary.as_ref().map(Stationary::share),
+            inverse_gain: self.inverse_gain.as_ref().map(Tensor::shallow_clone),
+            relative_error: self.relative_error,
+        }
     }
 
     /// Sigma for the noise-free light of the object, `[B, C, my, mx]` (without the sky level, whose photons the sky's
@@ -167,7 +184,7 @@ impl NoiseModel {
 #[derive(Debug)]
 pub struct Covariance {
     mask: Tensor,
-    /// The diagonal part, zero where masked.
+    /// The diagonal part, `[B, C, my, mx]`, zero where masked.
     diagonal: Tensor,
     /// The whole diagonal, one where masked.
     variance: Tensor,
@@ -295,6 +312,17 @@ impl Stationary {
         let out = modes.f_fft_irfft2([py, px].as_slice(), [-2, -1], "backward")?;
         Ok(out.f_narrow(-2, 0, self.data[0])?.f_narrow(-1, 0, self.data[1])?)
     }
+}
+
+/// The sky's part of the diagonal that is not in the stationary part.
+fn constant(sky: &Tensor, inflation: Option<&Tensor>, stationary: bool, mask: &Tensor) -> Result<Tensor> {
+    let constant = match (inflation, stationary) {
+        (Some(factor), false) => sky.f_mul(factor)?,
+        (Some(factor), true) => sky.f_mul(&factor.f_sub_scalar(1.0)?)?,
+        (None, false) => sky.shallow_clone(),
+        (None, true) => sky.f_zeros_like()?,
+    };
+    Ok(constant.f_mul(mask)?)
 }
 
 fn all(condition: &Tensor) -> Result<bool> {

@@ -28,19 +28,23 @@ impl SamplingOperator {
     /// The operator of a field with one PSF per band. `kind` is `Float` (production) or `Double` (tests).
     pub fn new(field: &Field, psfs: &[Psf], kind: Kind, device: Device) -> Result<Self> {
         check(field, psfs)?;
-        let reach = psfs.iter().map(Psf::reach).fold(0.0, f64::max);
-        let (x, period_x) = axis(field, field.columns(), reach);
-        let (y, period_y) = axis(field, field.rows(), reach);
-        let opposite: Vec<f64> = y.frequencies.iter().map(|nu| -nu).collect();
-        let bands: Vec<Transfer> = psfs
-            .iter()
-            .map(|psf| Transfer {
-                plus: psf.transform(&y.frequencies, &x.frequencies),
-                minus: psf.transform(&opposite, &x.frequencies),
-            })
-            .collect();
-        let scale = field.detector_pitch * field.detector_pitch / (period_x * period_y);
-        Ok(SamplingOperator { field: *field, map: SpectralMap::new(&y, &x, &bands, scale, kind, device)? })
+        Ok(SamplingOperator { field: *field, map: map(field, psfs, [0; 2], kind, device)? })
+    }
+
+    /// The operator of a batch whose sample i has prior pixels of `pitches[i]` arcsec, and else the geometry of `field`: one
+    /// observation, with a redshift for each sample.
+    pub fn with_pitches(field: &Field, pitches: &[f64], psfs: &[Psf], kind: Kind, device: Device) -> Result<Self> {
+        let fields: Vec<Field> = pitches.iter().map(|&prior_pitch| Field { prior_pitch, ..*field }).collect();
+        let mut modes = [0; 2];
+        for own in &fields {
+            check(own, psfs)?;
+            let reach = reach(psfs);
+            let counts =
+                [axis(own, own.rows(), reach), axis(own, own.columns(), reach)].map(|(axis, _)| axis.frequencies);
+            modes = [modes[0].max(counts[0].len()), modes[1].max(counts[1].len())];
+        }
+        let maps = fields.iter().map(|own| map(own, psfs, modes, kind, device)).collect::<Result<Vec<_>>>()?;
+        Ok(SamplingOperator { field: *field, map: SpectralMap::stack(&maps)? })
     }
 
     /// The geometry that the operator was made for.
@@ -67,6 +71,41 @@ impl SamplingOperator {
     pub fn share(&self) -> Self {
         SamplingOperator { field: self.field, map: self.map.share() }
     }
+}
+
+/// The tables of one geometry, with `least` modes at least along y and x. Those above its own are there to make tables of
+/// different geometries equally large: nothing goes through them.
+fn map(field: &Field, psfs: &[Psf], least: [usize; 2], kind: Kind, device: Device) -> Result<SpectralMap> {
+    let reach = reach(psfs);
+    let (mut x, period_x) = axis(field, field.columns(), reach);
+    let (mut y, period_y) = axis(field, field.rows(), reach);
+    let own = [y.frequencies.len(), x.frequencies.len()];
+    y.frequencies.extend((own[0]..least[0]).map(|mode| mode as f64 / period_y));
+    x.frequencies.extend((own[1]..least[1]).map(|mode| mode as f64 / period_x));
+    let width = x.frequencies.len();
+    let opposite: Vec<f64> = y.frequencies.iter().map(|nu| -nu).collect();
+    let transform = |psf: &Psf, along_y: &[f64]| {
+        let mut parts = psf.transform(along_y, &x.frequencies);
+        for values in [&mut parts.0, &mut parts.1] {
+            for (mode, value) in values.iter_mut().enumerate() {
+                if mode / width >= own[0] || mode % width >= own[1] {
+                    *value = 0.0;
+                }
+            }
+        }
+        parts
+    };
+    let bands: Vec<Transfer> = psfs
+        .iter()
+        .map(|psf| Transfer { plus: transform(psf, &y.frequencies), minus: transform(psf, &opposite) })
+        .collect();
+    let scale = field.detector_pitch * field.detector_pitch / (period_x * period_y);
+    SpectralMap::new(&y, &x, &bands, scale, kind, device)
+}
+
+/// The largest reach of the kernels, arcsec.
+fn reach(psfs: &[Psf]) -> f64 {
+    psfs.iter().map(Psf::reach).fold(0.0, f64::max)
 }
 
 /// One axis: the prior's pixels, the detector's pixel centres at `positions`, and the modes between them. Also the period

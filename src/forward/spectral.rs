@@ -42,6 +42,9 @@ pub(super) struct Transfer {
 /// A linear map `[B, C, iy, ix]` to `[B, C, oy, ox]`.
 #[derive(Debug)]
 pub(super) struct SpectralMap {
+    /// The size of the batch, where each sample has tables of its own (then a table has the sample, or for those along y the
+    /// sample and band, in front); `None` where all samples have the same.
+    samples: Option<i64>,
     bands: i64,
     input: [i64; 2],
     output: [i64; 2],
@@ -100,6 +103,7 @@ impl SpectralMap {
         let input = [y.input.len() as i64, x.input.len() as i64];
         let output = [y.output.len() as i64, x.output.len() as i64];
         Ok(SpectralMap {
+            samples: None,
             bands: bands.len() as i64,
             input,
             output,
@@ -109,6 +113,40 @@ impl SpectralMap {
             synthesize_y: table(&synthesize_y, &[1, output[0], 2 * ky])?,
             synthesize_x: table(&synthesize_x, &[2 * kx, output[1]])?,
             transfer: transfer_tables(bands, [ky, kx], scale, kind, device)?,
+        })
+    }
+
+    /// The map of a batch whose sample i goes through `maps[i]`. All must have the same sizes and modes.
+    pub fn stack(maps: &[SpectralMap]) -> Result<Self> {
+        let Some(first) = maps.first() else { return Err(Error::internal("forward model: a batch of no samples")) };
+        let sizes = |map: &SpectralMap| (map.samples, map.bands, map.input, map.output, map.modes);
+        if maps.iter().any(|map| map.samples.is_some() || sizes(map) != sizes(first)) {
+            return Err(Error::internal("forward model: maps of different sizes in one batch"));
+        }
+        let stacked = |table: &dyn Fn(&SpectralMap) -> &Tensor| -> Result<Tensor> {
+            Ok(Tensor::f_stack(&maps.iter().map(table).collect::<Vec<_>>(), 0)?)
+        };
+        let pair = |tables: &dyn Fn(&SpectralMap) -> &[Tensor; 2]| -> Result<[Tensor; 2]> {
+            Ok([stacked(&|map| &tables(map)[0])?, stacked(&|map| &tables(map)[1])?])
+        };
+        // One matrix for each image of the batch: a product of stacks needs as many on both sides.
+        let each_band = |tables: [Tensor; 2]| -> Result<[Tensor; 2]> {
+            let [forward, back] = tables;
+            let repeat = |table: Tensor| table.f_repeat([1, first.bands, 1, 1])?.f_flatten(0, 1);
+            Ok([repeat(forward)?, repeat(back)?])
+        };
+        let three = |which: usize| -> Result<[Tensor; 3]> {
+            let one = |part: usize| stacked(&|map| &map.transfer[which][part]);
+            Ok([one(0)?, one(1)?, one(2)?])
+        };
+        Ok(SpectralMap {
+            samples: Some(maps.len() as i64),
+            analyse_x: pair(&|map| &map.analyse_x)?,
+            analyse_y: each_band(pair(&|map| &map.analyse_y)?)?,
+            synthesize_y: each_band(pair(&|map| &map.synthesize_y)?)?,
+            synthesize_x: pair(&|map| &map.synthesize_x)?,
+            transfer: [three(0)?, three(1)?],
+            ..*first
         })
     }
 
@@ -122,11 +160,11 @@ impl SpectralMap {
         let ([iy, ix], [oy, ox], [_, kx]) = (self.input, self.output, self.modes);
         let batch = self.batch(input, self.input)?;
         let images = batch * self.bands;
-        let along_x = input.f_reshape([images * iy, ix])?.f_matmul(&self.analyse_x[0])?;
-        let modes = times(&self.analyse_y[0], &along_x.f_view([images, iy, 2 * kx])?)?;
+        let along_x = self.along_x(&input.f_reshape([images * iy, ix])?, &self.analyse_x[0])?;
+        let modes = self.along_y(&self.analyse_y[0], &along_x.f_view([images, iy, 2 * kx])?)?;
         let modes = self.multiply(&modes, batch, &self.transfer[0])?;
-        let along_y = times(&self.synthesize_y[0], &modes)?;
-        let output = along_y.f_view([images * oy, 2 * kx])?.f_matmul(&self.synthesize_x[0])?;
+        let along_y = self.along_y(&self.synthesize_y[0], &modes)?;
+        let output = self.along_x(&along_y.f_view([images * oy, 2 * kx])?, &self.synthesize_x[0])?;
         Ok(output.f_view([batch, self.bands, oy, ox])?)
     }
 
@@ -135,11 +173,11 @@ impl SpectralMap {
         let ([iy, ix], [oy, ox], [_, kx]) = (self.input, self.output, self.modes);
         let batch = self.batch(output, self.output)?;
         let images = batch * self.bands;
-        let along_x = output.f_reshape([images * oy, ox])?.f_matmul(&self.synthesize_x[1])?;
-        let modes = times(&self.synthesize_y[1], &along_x.f_view([images, oy, 2 * kx])?)?;
+        let along_x = self.along_x(&output.f_reshape([images * oy, ox])?, &self.synthesize_x[1])?;
+        let modes = self.along_y(&self.synthesize_y[1], &along_x.f_view([images, oy, 2 * kx])?)?;
         let modes = self.multiply(&modes, batch, &self.transfer[1])?;
-        let along_y = times(&self.analyse_y[1], &modes)?;
-        let input = along_y.f_view([images * iy, 2 * kx])?.f_matmul(&self.analyse_x[1])?;
+        let along_y = self.along_y(&self.analyse_y[1], &modes)?;
+        let input = self.along_x(&along_y.f_view([images * iy, 2 * kx])?, &self.analyse_x[1])?;
         Ok(input.f_view([batch, self.bands, iy, ix])?)
     }
 
@@ -156,12 +194,28 @@ impl SpectralMap {
         }
     }
 
+    /// Rows of all images `[images rows, columns]` times a table.
+    fn along_x(&self, rows: &Tensor, table: &Tensor) -> Result<Tensor> {
+        Ok(match self.samples {
+            None => rows.f_matmul(table)?,
+            Some(samples) => rows.f_view([samples, -1, rows.size()[1]])?.f_bmm(table)?,
+        })
+    }
+
+    /// A table times each image, `[images, rows, columns]`.
+    fn along_y(&self, table: &Tensor, images: &Tensor) -> Result<Tensor> {
+        match self.samples {
+            None => times(table, images),
+            Some(_) => Ok(table.f_bmm(images)?),
+        }
+    }
+
     /// The transfer function on the modes `[B C, 2 ky, 2 kx]`.
     fn multiply(&self, modes: &Tensor, batch: i64, [q1, q2, minus_q2]: &[Tensor; 3]) -> Result<Tensor> {
         let [ky, kx] = self.modes;
         let complex = modes.f_view([batch, self.bands, 2, ky, kx, 2])?.f_view_as_complex()?;
         let (cosine, sine) = (complex.f_select(2, 0)?, complex.f_select(2, 1)?);
-        let out = complex.f_mul(&q1.f_unsqueeze(1)?)?;
+        let out = complex.f_mul(&q1.f_unsqueeze(-3)?)?;
         let _ = out.f_select(2, 0)?.f_addcmul_(&sine, q2)?;
         let _ = out.f_select(2, 1)?.f_addcmul_(&cosine, minus_q2)?;
         Ok(out.f_view_as_real()?.f_view([batch * self.bands, 2 * ky, 2 * kx])?)
@@ -169,10 +223,17 @@ impl SpectralMap {
 
     fn batch(&self, tensor: &Tensor, shape: [i64; 2]) -> Result<i64> {
         match tensor.size().as_slice() {
-            &[batch, bands, height, width] if bands == self.bands && [height, width] == shape => Ok(batch),
+            &[batch, bands, height, width]
+                if bands == self.bands && [height, width] == shape && self.samples.is_none_or(|own| own == batch) =>
+            {
+                Ok(batch)
+            }
             size => Err(Error::internal(format!(
-                "forward model: tensor of shape {size:?}, expected [B, {}, {}, {}]",
-                self.bands, shape[0], shape[1]
+                "forward model: tensor of shape {size:?}, expected [{}, {}, {}, {}]",
+                self.samples.map_or("B".to_string(), |own| own.to_string()),
+                self.bands,
+                shape[0],
+                shape[1]
             ))),
         }
     }

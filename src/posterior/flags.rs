@@ -98,7 +98,9 @@ impl Flag {
             Flag::HighChi2 => {
                 "reduced_chi2 or reduced_chi2_galaxy is above `high_chi2` (1.5): the model does not describe the data"
             }
-            Flag::RedshiftOutsidePrior => "the redshift is outside the range that the prior is meant for",
+            Flag::RedshiftOutsidePrior => {
+                "the redshift, or that of a draw, is outside the range that the prior is meant for"
+            }
             Flag::AmplitudeAtEdge => {
                 "the amplitude is more than `at_edge` (3) standard deviations from its prior's mean"
             }

@@ -32,6 +32,8 @@ pub struct ShardMeta {
     pub digests: Vec<(String, String)>,
     /// Versions by name (`unseeing`, `libtorch`, ...), stored as `version_NAME`.
     pub versions: Vec<(String, String)>,
+    /// What draws of the redshift are, where each posterior sample has one; empty where the catalogue's is taken for exact.
+    pub photo_z: String,
     /// The prior's name and what its card warns of.
     pub prior: String,
     pub prior_caution: String,
@@ -84,6 +86,9 @@ impl ShardMeta {
         writer.attribute("config", &text(&self.config))?;
         writer.attribute("prior", &text(&self.prior))?;
         writer.attribute("prior_caution", &text(&self.prior_caution))?;
+        if !self.photo_z.is_empty() {
+            writer.attribute("photo_z", &text(&self.photo_z))?;
+        }
         for (name, digest) in &self.digests {
             writer.attribute(&format!("{name}_blake3"), &text(digest))?;
         }
@@ -124,6 +129,10 @@ impl ShardMeta {
                 versions.push((stem.to_string(), reader.text_attribute(&name)?));
             }
         }
+        let photo_z = match reader.attribute("", "photo_z")? {
+            Some(Attribute::Text(text)) => text,
+            _ => String::new(),
+        };
         let mut prior_samples = Vec::new();
         for path in reader.names()? {
             if let Some(name) = path.strip_prefix(schema::PRIOR_GROUP).and_then(|rest| rest.strip_prefix('/')) {
@@ -143,6 +152,7 @@ impl ShardMeta {
             config: reader.text_attribute("config")?,
             digests,
             versions,
+            photo_z,
             prior: reader.text_attribute("prior")?,
             prior_caution: reader.text_attribute("prior_caution")?,
             prior_samples,
@@ -163,5 +173,6 @@ mod tests {
         assert!(!first.same_survey(&meta(&[1.0, 2.0])));
         assert!(!first.same_survey(&meta(&[1.0])));
         assert!(!first.same_survey(&ShardMeta { seed: 1, ..first.clone() }));
+        assert!(!first.same_survey(&ShardMeta { photo_z: "propagated".into(), ..first.clone() }));
     }
 }

@@ -279,7 +279,12 @@ pub const DATASETS: &[Dataset] = &[
     sample("reduced_chi2", SAMPLE, "", "reduced chi^2 of each draw"),
     sample("amplitude", &[Axis::Sample, Axis::Amplitude], "nJy", "amplitude of each draw"),
     sample("sky", SAMPLE_BAND, "nJy / pixel", "sky level of each draw"),
-    sample("redshift", SAMPLE, "", "redshift of each draw (the catalogue's)"),
+    sample(
+        "redshift",
+        SAMPLE,
+        "",
+        "redshift of each draw: the catalogue's, or where photo_z is propagated a draw from its error",
+    ),
     sample("flux", SAMPLE_BAND, "nJy", "flux within the field"),
     sample("magnitude", SAMPLE_BAND, "mag", "AB magnitude of that flux"),
     sample("colour", &[Axis::Sample, Axis::Colour], "mag", "AB colour: each band minus the next"),

@@ -6,7 +6,9 @@
 //! M = Q^-1 + V V^T,    M^-1 = Q - Q V (I + V^T Q V)^-1 V^T Q
 //! ```
 //!
-//! V and Q are taken at the mean of the batch and shared by its samples, so that they cost a few products a sample.
+//! V and Q are taken at the mean of the batch and shared by its samples, so that they cost a few products a sample. Where
+//! samples have likelihoods of their own, V and Q are of the one that stands for all, and D M^-1 D is used, with D the
+//! standard deviation of its sky noise over that of each sample: pixels that count for less in a sample do so here.
 
 use tch::{Kind, Tensor};
 
@@ -29,6 +31,8 @@ pub struct Preconditioner {
     basis: Tensor,
     /// e / (1 + e) for the eigenvalue e of each, `[modes]`.
     removed: Tensor,
+    /// D, `[B, C, my, mx]`, where samples differ.
+    weights: Option<Tensor>,
 }
 
 impl Preconditioner {
@@ -47,6 +51,10 @@ impl Preconditioner {
         };
         let centre =
             Latent { image: mean(&point.image)?, ln_amplitude: mean(&point.ln_amplitude)?, sky: mean(&point.sky)? };
+        let (likelihood, weights) = match likelihood.common() {
+            Some(common) => (common.likelihood, Some(common.weights.shallow_clone())),
+            None => (likelihood, None),
+        };
         let linear = likelihood.linearize_within(&centre, tangent_error)?;
         let nuisance = likelihood.nuisance();
         let (amplitudes, bands) = (centre.ln_amplitude.size()[1], centre.sky.size()[1]);
@@ -76,7 +84,7 @@ impl Preconditioner {
         let basis = vectors.f_tr()?.f_matmul(&weighted)?.f_mul(&scale.f_unsqueeze(1)?)?.f_to_kind(Kind::Float)?;
         let capped = seen.f_clamp_max(LARGEST)?;
         let removed = capped.f_div(&capped.f_add_scalar(1.0)?)?.f_to_kind(Kind::Float)?;
-        Ok(Preconditioner { linear, basis, removed })
+        Ok(Preconditioner { linear, basis, removed, weights })
     }
 
     /// The number of directions that the data see better than the prior, of those taken off: the sum of e / (1 + e).
@@ -86,6 +94,12 @@ impl Preconditioner {
 
     /// M^-1 r, `[B, C, my, mx]`, and r^T Q r, the square of r in units of the noise, `[B, 1, 1, 1]`.
     pub fn apply(&self, residual: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Some(weights) = &self.weights else { return self.apply_common(residual) };
+        let (out, squared) = self.apply_common(&residual.f_mul(weights)?)?;
+        Ok((out.f_mul(weights)?, squared))
+    }
+
+    fn apply_common(&self, residual: &Tensor) -> Result<(Tensor, Tensor)> {
         let size = residual.size();
         let along = residual.f_reshape([size[0], -1])?.f_matmul(&self.basis.f_tr()?)?.f_mul(&self.removed)?;
         let weighted = self.linear.precision(residual)?;

@@ -14,6 +14,11 @@ use crate::product::read::content_digest;
 use crate::product::shard::write_file;
 use crate::{Error, Result};
 
+/// What product files say of redshifts that are drawn from their errors.
+const PROPAGATED: &str = "propagated: each posterior sample has a redshift of its own, drawn from the catalogue's error \
+    (samples/redshift). This is a cut posterior: the images do not inform the redshift. mean, variance and draws are on the grid \
+    of the catalogue's redshift; variance ratios compare draws on their own grids, in kpc";
+
 /// Writes HDF5 shard files.
 pub struct ProductWriter;
 
@@ -58,6 +63,7 @@ fn meta(context: &ShardContext) -> Result<ShardMeta> {
             ("libtorch".into(), describe(Fact::Version)?),
             ("hdf5".into(), hdf5_version()),
         ],
+        photo_z: if config.photo_z.propagated() { PROPAGATED.into() } else { String::new() },
         prior: card.name,
         prior_caution: card.caution,
         prior_samples: file::draw_samples(context.prior, &morphology::names(card.bands.len()))?,

@@ -1,27 +1,33 @@
 //! The engine of real surveys: from a target to the likelihood of its observation, and from blocks of draws to nodes.
 
-use tch::{Device, Kind};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tch::Device;
 
 use super::engine::{Engine, OpenObject, Packed};
 use super::object_record::{self, Geometry};
 use crate::catalog::Target;
 use crate::config::{Config, FlagsConfig};
-use crate::forward::{Field, GalaxyLikelihood, Latent};
+use crate::forward::{Field, GalaxyLikelihood, Likelihood, PhotoZLikelihood};
 use crate::observe::bundle::Bundle;
 use crate::observe::{self, Observation};
+use crate::posterior::Node;
 use crate::posterior::flags::Flag;
-use crate::posterior::morphology::morphology;
-use crate::posterior::{Moments, Node};
 use crate::prior::Prior;
 use crate::product::ObjectRecord;
 use crate::random::BlockNoise;
-use crate::sampler::{self, Problem, Sampler, SavedState, State, to_vec};
+use crate::sampler::{self, Problem, Sampler, SavedState, State};
 use crate::sky::TanWcs;
 use crate::sky::cosmology;
 use crate::{Error, Result};
 use likelihood::likelihood;
+use redshifts::Redshifts;
+use reduce::{Draws, reduce};
 
 mod likelihood;
+mod redshifts;
+mod reduce;
 
 /// Pixels may differ from squares by this much: 1 % is 0.01 of a detector pixel at the edge of a 1-pixel feature, and a
 /// tenth of it is below any PSF's own error.
@@ -95,8 +101,28 @@ impl Engine for GalaxyEngine {
         let card = &self.prior.card;
         let mut geometry = geometry(&observation, card.size, pitch)?;
         let likelihood = likelihood(self, &observation, &geometry)?;
-        geometry.flags = flags(&observation, &geometry, card.redshift_range, &self.config.flags);
-        Ok(Box::new(OpenGalaxy { engine: self, target: target.clone(), observation, geometry, likelihood }))
+        let redshifts = match Redshifts::new(&self.config, target) {
+            Some(redshifts) => (0..self.config.posterior.samples).map(|sample| redshifts.of(sample)).collect(),
+            None => Ok(Vec::new()),
+        }?;
+        let all = || redshifts.iter().chain([&observation.redshift]);
+        let outside = all().any(|z| !(card.redshift_range[0]..=card.redshift_range[1]).contains(z));
+        geometry.flags = flags(&observation, &geometry, outside, &self.config.flags);
+        let pitches = redshifts
+            .iter()
+            .map(|&z| cosmology::theta_arcsec(card.pixel_kpc, z).map_err(|error| Error::object(&target.id, error)))
+            .collect::<Result<_>>()?;
+        let (target, current) = (target.clone(), RefCell::default());
+        Ok(Box::new(OpenGalaxy {
+            engine: self,
+            target,
+            observation,
+            geometry,
+            likelihood,
+            redshifts,
+            pitches,
+            current,
+        }))
     }
 }
 
@@ -119,13 +145,13 @@ fn geometry(observation: &Observation, size: i64, pitch: f64) -> Result<Geometry
     Ok(Geometry { field: window.field, x: window.x as usize, y: window.y as usize, wcs, flags: 0 })
 }
 
-fn flags(observation: &Observation, geometry: &Geometry, redshifts: [f64; 2], thresholds: &FlagsConfig) -> u32 {
+fn flags(observation: &Observation, geometry: &Geometry, outside: bool, thresholds: &FlagsConfig) -> u32 {
     let mut flags = Flag::EdgeDownWeighted.bit();
     let mut set = |flag: Flag, on: bool| flags |= if on { flag.bit() } else { 0 };
     let field = &geometry.field;
     set(Flag::UpsamplingBeyond3, field.detector_pitch / field.prior_pitch > thresholds.upsampling);
     set(Flag::CutoutIncomplete, !field.is_whole());
-    set(Flag::RedshiftOutsidePrior, !(redshifts[0]..=redshifts[1]).contains(&observation.redshift));
+    set(Flag::RedshiftOutsidePrior, outside);
     let usable = observation.bands.iter().flat_map(|band| geometry.cut(&band.usable, observation.shape[1]));
     let (good, all) = usable.fold((0usize, 0usize), |(good, all), on| (good + usize::from(on), all + 1));
     set(Flag::FewGoodPixels, (good as f64) < thresholds.good_pixels * all as f64);
@@ -140,15 +166,46 @@ struct OpenGalaxy<'a> {
     target: Target,
     observation: Observation,
     geometry: Geometry,
+    /// At the catalogue's redshift.
     likelihood: GalaxyLikelihood,
+    /// The redshift of each sample, and its prior pitch in arcsec; empty where the catalogue's redshift is exact.
+    redshifts: Vec<f64>,
+    pitches: Vec<f64>,
+    /// The likelihood of the block that was worked on last, where samples have redshifts of their own.
+    current: RefCell<Option<(u32, Rc<PhotoZLikelihood>)>>,
 }
 
 impl OpenGalaxy<'_> {
-    fn problem(&self, block: u32) -> Problem<'_> {
+    /// The samples of a block.
+    fn range(&self, block: u32) -> std::ops::Range<usize> {
+        let first = (block * self.engine.config.posterior.block) as usize;
+        first..first + self.samples(block) as usize
+    }
+
+    /// The likelihood of a block whose samples have redshifts of their own; `None` where they have the catalogue's.
+    fn own(&self, block: u32) -> Result<Option<Rc<PhotoZLikelihood>>> {
+        if self.pitches.is_empty() {
+            return Ok(None);
+        }
+        let mut current = self.current.borrow_mut();
+        let kept = current.take().filter(|(number, _)| *number == block);
+        let own = match kept {
+            Some((_, own)) => own,
+            None => Rc::new(self.likelihood.for_pitches(&self.pitches[self.range(block)])?),
+        };
+        *current = Some((block, own.clone()));
+        Ok(Some(own))
+    }
+
+    fn problem<'b>(&'b self, block: u32, own: &'b Option<Rc<PhotoZLikelihood>>) -> Problem<'b> {
         let first = block * self.engine.config.posterior.block;
+        let likelihood: &dyn Likelihood = match own {
+            Some(own) => own.as_ref(),
+            None => &self.likelihood,
+        };
         Problem {
             denoiser: self.engine.prior.denoiser.as_ref(),
-            likelihood: Some(&self.likelihood),
+            likelihood: Some(likelihood),
             noise: BlockNoise::new(self.engine.config.survey.seed, &self.target.id, first, self.samples(block)),
             device: self.engine.device,
         }
@@ -170,7 +227,7 @@ impl OpenObject for OpenGalaxy<'_> {
     }
 
     fn start(&self, block: u32) -> Result<State> {
-        self.engine.sampler.start(&self.problem(block))
+        self.engine.sampler.start(&self.problem(block, &self.own(block)?))
     }
 
     fn resume(&self, saved: &SavedState) -> Result<State> {
@@ -178,14 +235,27 @@ impl OpenObject for OpenGalaxy<'_> {
     }
 
     fn step(&self, block: u32, state: &mut State) -> Result<()> {
-        self.engine.sampler.step(&self.problem(block), state)
+        self.engine.sampler.step(&self.problem(block, &self.own(block)?), state)
     }
 
     fn finish_block(&self, block: u32, state: State) -> Result<Node> {
-        let draws = self.engine.sampler.finish(&self.problem(block), state)?;
-        let first = block * self.engine.config.posterior.block;
-        let kept = self.engine.config.posterior.keep_draws.saturating_sub(first).min(self.samples(block));
-        reduce(self.engine, &self.likelihood, &self.target, &draws, kept as usize)
+        let own = self.own(block)?;
+        let latent = self.engine.sampler.finish(&self.problem(block, &own), state)?;
+        let range = self.range(block);
+        let kept = (self.engine.config.posterior.keep_draws as usize).saturating_sub(range.start).min(range.len());
+        let pitch = self.geometry.field.prior_pitch;
+        reduce(&Draws {
+            latent: &latent,
+            likelihood: own.as_ref().map_or(&self.likelihood, |own| own.own()),
+            redshifts: self
+                .redshifts
+                .get(range.clone())
+                .map_or(vec![self.target.redshift; range.len()], <[f64]>::to_vec),
+            ratios: self.pitches.get(range).map(|pitches| pitches.iter().map(|own| pitch / own).collect()),
+            pixel_kpc: self.engine.prior.card.pixel_kpc,
+            reference: self.engine.reference(),
+            kept,
+        })
     }
 
     fn finish(&self, node: Node) -> Result<ObjectRecord> {
@@ -200,82 +270,18 @@ impl OpenObject for OpenGalaxy<'_> {
                 ),
             ));
         }
+        // What is said of all samples is said of pixels that the fields of all of them cover.
+        let smallest = self.pitches.iter().copied().reduce(f64::min);
+        let common = smallest.map(|pitch| self.likelihood.down_weighted_for(pitch)).transpose()?;
         object_record::assemble(&object_record::Parts {
             config: &self.engine.config,
             prior: &self.engine.prior,
             target: &self.target,
             observation: &self.observation,
             geometry: &self.geometry,
-            likelihood: &self.likelihood,
+            likelihood: common.as_ref().unwrap_or(&self.likelihood),
             node,
             prior_draws: &self.engine.prior_draws,
         })
     }
-}
-
-/// Moments and per-sample quantities of a block of draws. Draws that are not finite are left out.
-fn reduce(
-    engine: &GalaxyEngine,
-    likelihood: &GalaxyLikelihood,
-    target: &Target,
-    draws: &Latent,
-    kept: usize,
-) -> Result<Node> {
-    use crate::forward::Likelihood as _;
-
-    let flux = likelihood.flux(draws)?;
-    let unit = likelihood.unit(draws)?;
-    let model = likelihood.predict(draws)?;
-    let residual = likelihood.data().f_sub(&model)?;
-    let chi_squared = residual
-        .f_square()?
-        .f_div(likelihood.linearize(draws)?.variance())?
-        .f_sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Double)?
-        .f_div(&likelihood.mask().f_sum(Kind::Double)?)?
-        .f_to_kind(Kind::Float)?;
-    let images = [
-        ("flux", to_vec(&flux)?),
-        ("unit", to_vec(&unit)?),
-        ("stretched", to_vec(&draws.image)?),
-        ("model", to_vec(&model)?),
-    ];
-    let (chi_squared, ln_amplitude, sky) = (to_vec(&chi_squared)?, to_vec(&draws.ln_amplitude)?, to_vec(&draws.sky)?);
-    let count = chi_squared.len();
-    let (bands, reference) = (sky.len() / count.max(1), engine.reference());
-
-    let mut moments: Vec<Moments> =
-        images.iter().map(|(_, values)| Moments::new(values.len() / count.max(1))).collect();
-    let mut samples: Vec<(String, Vec<f32>)> = Vec::new();
-    let mut kept_draws = Vec::new();
-    for (index, &chi_squared) in chi_squared.iter().enumerate() {
-        let slices: Vec<&[f32]> = images.iter().map(|(_, values)| part(values, index, count)).collect();
-        if slices.iter().any(|slice| slice.iter().any(|value| !value.is_finite())) || !chi_squared.is_finite() {
-            continue;
-        }
-        moments.iter_mut().zip(&slices).for_each(|(moments, slice)| moments.push(slice));
-        if index < kept {
-            kept_draws.extend_from_slice(slices[0]);
-        }
-        let mut row: Vec<(String, f32)> = vec![("reduced_chi2".into(), chi_squared)];
-        for (k, ln) in part(&ln_amplitude, index, count).iter().enumerate() {
-            row.push((object_record::indexed("amplitude", k), ln.exp()));
-        }
-        for (k, &level) in part(&sky, index, count).iter().enumerate() {
-            row.push((object_record::indexed("sky", k), level));
-        }
-        row.push(("redshift".into(), target.redshift as f32));
-        row.extend(morphology(slices[0], bands, engine.prior.card.pixel_kpc, reference)?);
-        if samples.is_empty() {
-            samples = row.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
-        }
-        samples.iter_mut().zip(row).for_each(|((_, column), (_, value))| column.push(value));
-    }
-    let moments = images.iter().zip(moments).map(|((name, _), moments)| (name.to_string(), moments)).collect();
-    Ok(Node { moments, samples, draws: kept_draws })
-}
-
-/// The values of sample `index` in an array over `count` samples.
-fn part(values: &[f32], index: usize, count: usize) -> &[f32] {
-    let length = values.len() / count;
-    &values[index * length..(index + 1) * length]
 }

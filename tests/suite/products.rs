@@ -27,6 +27,7 @@ pub fn meta() -> ShardMeta {
         config: "[survey]\nname = \"test\"\n".into(),
         digests: vec![("config".into(), "c0".into()), ("prior".into(), "p0".into())],
         versions: vec![("unseeing".into(), "0.1.0".into())],
+        photo_z: "propagated: a cut posterior".into(),
         prior: "a prior".into(),
         prior_caution: "a caution".into(),
         prior_samples: vec![("flux_0".into(), vec![0.5; 3]), ("r50".into(), vec![1.0, 2.0, 3.0])],

@@ -144,7 +144,7 @@ fn one(args: &Args, record: &ObjectRecord, meta: &ShardMeta, truths: Option<&Tru
     let (reference, found, blur) = match (truths, &args.sharp) {
         (Some(truths), _) => {
             let missing = || Error::object(&record.id, "there is no truth of it");
-            let truth = truths.of(&record.id)?.ok_or_else(missing)?;
+            let truth = truths.at_pitch(&record.id, meta.pixel_kpc, scale)?.ok_or_else(missing)?;
             if truth.shape[1..] != [size, size] {
                 let what = format!("its truth has shape {:?}, its products {size} pixels a side", truth.shape);
                 return Err(Error::object(&record.id, what));

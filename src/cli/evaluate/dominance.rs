@@ -101,6 +101,7 @@ pub fn run(args: &Args) -> Result<i32> {
             reference: card.normalisation.reference(),
         },
         redshifts: [args.redshift; 2],
+        redshift_error: None,
         magnitudes: [20.0; 2],
         optics: args.optics.optics(args.depth)?,
         correlated: false,

@@ -162,6 +162,25 @@ fn keys_that_need_each_other() {
 }
 
 #[test]
+fn photo_z_is_point_or_propagated_and_the_latter_needs_errors() {
+    let with = |mode: &str, text: &str| parse(&format!("{text}[photo_z]\nmode = \"{mode}\"\n"));
+    let error = |mode: &str, text: &str| with(mode, text).unwrap_err().to_string();
+    let point = parse(&good()).unwrap();
+    assert!(!point.photo_z.propagated() && with("point", &good()).unwrap() == point);
+    // What is not said is not written either: plans and products are what they were without the section.
+    assert!(!toml::to_string(&point).unwrap().contains("photo_z"));
+    let propagated = with("propagated", &good()).unwrap();
+    assert!(propagated.photo_z.propagated() && toml::to_string(&propagated).unwrap().contains("photo_z"));
+    let last = good().lines().count() + 2;
+    let message = error("propagated", &good().replace("redshift_error = \"z_err\"\n", ""));
+    let expected = format!("line {}, `photo_z.mode`: ", last - 1);
+    assert!(message.contains(&expected) && message.contains("catalog.columns.redshift_error"), "{message}");
+    let message = error("weighted", &good());
+    assert!(message.contains(&format!("line {last}, `photo_z.mode`")), "{message}");
+    assert!(message.contains("`weighted`, expected `point` or `propagated`"), "{message}");
+}
+
+#[test]
 fn a_default_that_conflicts_is_reported_at_its_section() {
     let text = good().replace("keep_draws = 0\n", "").replace("samples = 256\n", "samples = 1\n");
     let message = parse(&text).unwrap_err().to_string();

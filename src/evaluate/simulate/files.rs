@@ -7,7 +7,8 @@ use super::optics::PITCH;
 use super::{Feature, SimulateOptions, SimulatedObject};
 use crate::config::{
     CatalogConfig, ColumnsConfig, Config, DataConfig, DeviceKind, FlagsConfig, NeighbourConfig, NoiseConfig,
-    NoiseModel, NuisanceConfig, PosteriorConfig, PriorConfig, RunConfig, SamplerConfig, SurveyConfig,
+    NoiseModel, NuisanceConfig, PhotoZConfig, PhotoZMode, PosteriorConfig, PriorConfig, RunConfig, SamplerConfig,
+    SurveyConfig,
 };
 use crate::io::fits::{Keyword, NewImage, Pixels, write_images};
 use crate::io::hdf5::Writer;
@@ -15,6 +16,8 @@ use crate::io::publish::publish_path;
 use crate::sky::wcs::TanWcs;
 use crate::{Error, Result};
 
+/// The catalogue's column of the redshifts' standard deviation.
+const REDSHIFT_ERROR: &str = "redshift_err";
 /// Zero point of the images, as HSC's coadds have it; and FLUXMAG0, the same thing in counts.
 const ZERO_POINT: f64 = 27.0;
 const FLUXMAG0: f64 = 6.309_573_444_801_93e10;
@@ -46,11 +49,12 @@ impl<'a> Survey<'a> {
         }
         let mags = |suffix: &str| options.grid.bands.iter().map(|band| format!(",{band}_{suffix}")).collect::<String>();
         let catalog = format!(
-            "# Simulated survey: {} objects, seed {}, depth {:?}, {} noise\nobject_id,ra,dec,redshift{}\n",
+            "# Simulated survey: {} objects, seed {}, depth {:?}, {} noise\nobject_id,ra,dec,redshift{}{}\n",
             options.objects,
             options.seed,
             options.optics.depth,
             if options.correlated { "correlated" } else { "white" },
+            if options.redshift_error.is_some() { format!(",{REDSHIFT_ERROR}") } else { String::new() },
             mags("mag")
         );
         let truths = format!(
@@ -70,7 +74,7 @@ impl<'a> Survey<'a> {
 
     /// Writes one object's images and notes it in the tables.
     pub fn add(&mut self, object: &SimulatedObject) -> Result<()> {
-        let SimulatedObject { id, ra, dec, redshift, truth, .. } = object;
+        let SimulatedObject { id, ra, dec, redshift, catalogued, truth, .. } = object;
         let folder = &self.options.folder;
         for (index, band) in self.options.grid.bands.iter().enumerate() {
             self.write_cutout(&folder.join(format!("cutouts/{id}-{band}.fits")), object, index, band)?;
@@ -89,7 +93,8 @@ impl<'a> Survey<'a> {
         // Without light there is no magnitude: an empty cell.
         let cell = |mag: &f64| if mag.is_finite() { format!(",{mag:.4}") } else { ",".into() };
         let mags: String = object.magnitudes.iter().map(cell).collect();
-        let _ = writeln!(self.catalog, "{id},{ra:.9},{dec:.9},{redshift:.6}{mags}");
+        let error = self.options.redshift_error.map(|error| format!(",{error}")).unwrap_or_default();
+        let _ = writeln!(self.catalog, "{id},{ra:.9},{dec:.9},{catalogued:.6}{error}{mags}");
         let known = truth.as_ref().map(|truth| {
             let kind = serde_json::to_string(&truth.kind).unwrap_or_default().replace('"', "");
             let numbers = [truth.size_kpc, truth.r50_kpc, truth.axis_ratio, truth.bulge_fraction];
@@ -207,7 +212,13 @@ impl<'a> Survey<'a> {
                 seed: options.seed,
                 shard_objects: options.objects.clamp(1, 256),
             },
-            catalog: CatalogConfig { paths: vec!["catalog.csv".into()], columns: ColumnsConfig::default() },
+            catalog: CatalogConfig {
+                paths: vec!["catalog.csv".into()],
+                columns: ColumnsConfig {
+                    redshift_error: options.redshift_error.map(|_| REDSHIFT_ERROR.into()),
+                    ..ColumnsConfig::default()
+                },
+            },
             data: DataConfig {
                 bands: options.grid.bands.clone(),
                 image: "cutouts/{id}-{band}.fits".into(),
@@ -224,6 +235,9 @@ impl<'a> Survey<'a> {
             },
             neighbours: NeighbourConfig::default(),
             nuisance: NuisanceConfig::default(),
+            photo_z: PhotoZConfig {
+                mode: if options.redshift_error.is_some() { PhotoZMode::Propagated } else { PhotoZMode::Point },
+            },
             prior: PriorConfig { path: prior },
             sampler: SamplerConfig::default(),
             posterior: PosteriorConfig {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::catalog::Z_MAX;
 use crate::forward::{Field, Psf, SamplingOperator};
 use crate::random::Purpose;
 use crate::sky::cosmology::theta_arcsec;
@@ -41,6 +42,9 @@ pub struct SimulateOptions {
     /// The prior's grid.
     pub grid: Grid,
     pub redshifts: [f64; 2],
+    /// Standard deviation with which the catalogue's redshifts are scattered about the true ones; its column of errors, and
+    /// `photo_z.mode = "propagated"` in the config, are written then.
+    pub redshift_error: Option<f64>,
     /// Magnitudes in the reddest band but for z and y: i when there is one.
     pub magnitudes: [f64; 2],
     pub optics: Optics,
@@ -67,6 +71,8 @@ pub struct SimulatedObject {
     pub ra: f64,
     pub dec: f64,
     pub redshift: f64,
+    /// The redshift that the catalogue has.
+    pub catalogued: f64,
     /// AB magnitude per band, of all light within the prior's field.
     pub magnitudes: Vec<f64>,
     /// What is known of a procedural galaxy.
@@ -103,6 +109,13 @@ pub fn simulate(options: &SimulateOptions, mut progress: impl FnMut(&SimulatedOb
             "simulate: an injected feature needs a positive part of the flux and a positive width",
         ));
     }
+    if options.redshift_error.is_some_and(|error| !(0.0..=Z_MAX).contains(&error)) {
+        return Err(Error::usage(format!("simulate: an error of the redshifts is a number from 0 to {Z_MAX}")));
+    }
+    if options.redshift_error.is_some() && options.inject.is_some() {
+        // Claims compare places on the truth's grid with the same places on the grid of the catalogue's redshift.
+        return Err(Error::usage("simulate: features can be injected only where redshifts are known exactly"));
+    }
     // What can go wrong goes wrong before the folder is made.
     let source = Source::open(options)?;
     let mut survey = files::Survey::create(options)?;
@@ -123,8 +136,10 @@ pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<
     let magnitude = stream.range(options.magnitudes[0], options.magnitudes[1]);
     let (ra, dec) = (stream.range(149.5, 150.5), stream.range(1.7, 2.7));
     let psfs = options.optics.psfs(&grid.bands, &mut stream)?;
+    let catalogued = scattered(options, redshift, index);
+    let widest = theta(grid.pixel_kpc, redshift)?.max(theta(grid.pixel_kpc, catalogued)?);
     let theta = theta(grid.pixel_kpc, redshift)?;
-    let side = (grid.size as f64 * theta / optics::PITCH).ceil() as usize + SKY_PIXELS;
+    let side = (grid.size as f64 * widest / optics::PITCH).ceil() as usize + SKY_PIXELS;
     let side = side.clamp(SIDES[0], SIDES[1]);
     let mut jitter = || (side / 2) as f64 + stream.range(-0.5, 0.5);
     let target = [jitter(), jitter()];
@@ -169,6 +184,7 @@ pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<
         ra,
         dec,
         redshift,
+        catalogued,
         magnitudes,
         truth,
         flux,
@@ -181,6 +197,19 @@ pub fn object(options: &SimulateOptions, source: &Source, index: u32) -> Result<
         noise,
         psfs,
     })
+}
+
+/// The catalogue's redshift of an object: the true one, or a draw about it of those that a catalogue may have.
+fn scattered(options: &SimulateOptions, redshift: f64, index: u32) -> f64 {
+    let Some(error) = options.redshift_error else { return redshift };
+    // A sequence of its own: those that the posterior's redshifts are drawn from must not know of it.
+    let mut stream = Stream::new(options.seed, "simulate/redshift", u64::from(index), Purpose::Evaluation);
+    loop {
+        let drawn = redshift + error * stream.normal();
+        if drawn > 0.0 && drawn <= Z_MAX {
+            return drawn;
+        }
+    }
 }
 
 fn theta(pixel_kpc: f64, redshift: f64) -> Result<f64> {

@@ -8,6 +8,7 @@ fn options(folder: PathBuf) -> SimulateOptions {
         objects: 2,
         seed: 4,
         grid: Grid::demonstration(),
+        redshift_error: None,
         redshifts: [0.1, 0.6],
         magnitudes: [18.5, 22.0],
         optics: Optics::hsc(Depth::UltraDeep),
@@ -297,4 +298,41 @@ fn noise_and_sky_are_those_that_are_asked_for() {
     let numbers = |name| truth.attribute("", name).unwrap();
     assert_eq!(numbers("noise_sd"), Some(crate::io::hdf5::Attribute::Numbers(vec![2.0, 3.0, 4.0])));
     assert_eq!(numbers("sky"), Some(crate::io::hdf5::Attribute::Numbers(vec![-0.5; 3])));
+}
+
+/// Redshifts of the catalogue are scattered; all that is seen, and the truth, are those of the true ones.
+#[test]
+fn scattered_redshifts_are_the_catalogues_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = SimulateOptions { objects: 12, ..options(folder.path().join("plain")) };
+    let error = 0.02;
+    let scattered =
+        SimulateOptions { redshift_error: Some(error), folder: folder.path().join("scattered"), ..plain.clone() };
+    let mut pulls = Vec::new();
+    simulate(&scattered, |object| pulls.push((object.catalogued - object.redshift) / error)).unwrap();
+    simulate(&plain, |object| assert_eq!(object.catalogued, object.redshift)).unwrap();
+    // Twelve normal numbers: the chance of a larger or smaller one is below 1e-4.
+    let square = pulls.iter().map(|pull| pull * pull).sum::<f64>() / 12.0;
+    assert!((0.1..3.8).contains(&square), "{pulls:?}");
+    let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(text("plain/truth.csv"), text("scattered/truth.csv"));
+    assert!(text("scattered/catalog.csv").contains("redshift,redshift_err,"));
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let truth = |name: &str| {
+        let reader = crate::io::hdf5::Reader::open(&folder.path().join(name)).unwrap();
+        (reader.read::<f64>("redshift").unwrap(), reader.read::<f32>("flux").unwrap())
+    };
+    assert_eq!(truth("plain/truth.hdf5"), truth("scattered/truth.hdf5"));
+    assert_eq!(bytes("plain/psfs/sim-0003-r.fits"), bytes("scattered/psfs/sim-0003-r.fits"));
+    let config = |name: &str| Config::read(&folder.path().join(name)).unwrap();
+    assert!(config("scattered/config.toml").photo_z.propagated());
+    assert!(!config("plain/config.toml").photo_z.propagated());
+    // Nothing is scattered by nothing.
+    let exact = SimulateOptions { redshift_error: Some(0.0), folder: folder.path().join("exact"), ..plain.clone() };
+    simulate(&exact, |object| assert_eq!(object.catalogued, object.redshift)).unwrap();
+    for wrong in [-0.1, f64::NAN, 7.0] {
+        let options =
+            SimulateOptions { redshift_error: Some(wrong), folder: folder.path().join("wrong"), ..plain.clone() };
+        assert!(simulate(&options, |_| {}).unwrap_err().to_string().contains("0 to 6"));
+    }
 }

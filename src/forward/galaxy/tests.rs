@@ -1,24 +1,25 @@
+use super::super::edge::WEIGHT_FLOOR;
 use super::*;
 use crate::random::{Key, Purpose};
 
 /// Adjoint dot products, relative to the norms of both sides: rounding of the kind.
-const ADJOINT_FLOAT: f64 = 1e-6;
-const ADJOINT_DOUBLE: f64 = 1e-12;
+pub(super) const ADJOINT_FLOAT: f64 = 1e-6;
+pub(super) const ADJOINT_DOUBLE: f64 = 1e-12;
 const PITCH: f64 = 0.168;
-const BANDS: i64 = 3;
-const SIZE: i64 = 24;
+pub(super) const BANDS: i64 = 3;
+pub(super) const SIZE: i64 = 24;
 
-fn random(shape: &[i64], step: u32, kind: Kind) -> Tensor {
+pub(super) fn random(shape: &[i64], step: u32, kind: Kind) -> Tensor {
     let count = shape.iter().product::<i64>() as usize;
     let values = Key::new(1, "galaxy", 0, Purpose::Evaluation, step).normal(count);
     Tensor::from_slice(&values).view(shape).to_kind(kind)
 }
 
-fn field() -> Field {
+pub(super) fn field() -> Field {
     Field::window([20.3, 19.8], [40, 44], SIZE, 0.11, PITCH).unwrap().field
 }
 
-fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLikelihoodInput {
+pub(super) fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLikelihoodInput {
     let field = field();
     let [my, mx] = field.shape;
     let shape = [BANDS, my, mx];
@@ -60,7 +61,7 @@ fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLikelihoodInput
     }
 }
 
-fn latent(batch: i64, amplitudes: i64, step: u32, kind: Kind) -> Latent {
+pub(super) fn latent(batch: i64, amplitudes: i64, step: u32, kind: Kind) -> Latent {
     Latent {
         // Bright on the whole, as galaxies are: the total flux must be positive.
         image: random(&[batch, BANDS, SIZE, SIZE], step, kind) + 1.0,
@@ -69,11 +70,11 @@ fn latent(batch: i64, amplitudes: i64, step: u32, kind: Kind) -> Latent {
     }
 }
 
-fn dot(a: &Tensor, b: &Tensor) -> f64 {
+pub(super) fn dot(a: &Tensor, b: &Tensor) -> f64 {
     (a.to_kind(Kind::Double) * b.to_kind(Kind::Double)).sum(Kind::Double).double_value(&[])
 }
 
-fn latent_dot(a: &Latent, b: &Latent) -> f64 {
+pub(super) fn latent_dot(a: &Latent, b: &Latent) -> f64 {
     dot(&a.image, &b.image) + dot(&a.ln_amplitude, &b.ln_amplitude) + dot(&a.sky, &b.sky)
 }
 
@@ -170,7 +171,7 @@ fn the_edge_is_down_weighted_and_the_middle_is_not() {
     }
     // A corner is as bad as its two edges together.
     let corner = factor.double_value(&[0, 0, 0]);
-    assert!(corner >= factor.double_value(&[0, 0, mx / 2]) && corner <= EDGE_WEIGHT_FLOOR.powi(-2) * 1.0001);
+    assert!(corner >= factor.double_value(&[0, 0, mx / 2]) && corner <= WEIGHT_FLOOR.powi(-2) * 1.0001);
 }
 
 #[test]

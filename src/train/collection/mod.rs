@@ -13,7 +13,6 @@ pub mod build;
 pub mod cache;
 pub mod config;
 mod read;
-pub mod resample;
 #[cfg(test)]
 mod tests;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::config::{CollectionConfig, Units};
-use super::resample::{fits, resample};
+use crate::forward::resample::{fits, resample};
 use crate::io::fits::Fits;
 
 /// The files of one image.
