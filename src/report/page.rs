@@ -59,7 +59,8 @@ pub fn html(
             json!({
                 "id": line.id, "status": line.status, "reason": line.reason, "flags": line.flags.join(" "),
                 "z": line.redshift, "chi2": line.reduced_chi2, "chi2_galaxy": line.reduced_chi2_galaxy,
-                "flux": line.flux, "flux_sd": line.flux_sd, "r50": line.r50, "r50_sd": line.r50_sd,
+                "flux": line.flux, "flux_sd": line.flux_sd,
+                "cmodel": line.cmodel_flux, "cmodel_error": line.cmodel_flux_error, "cmodel_model": line.cmodel_flux_model, "r50": line.r50, "r50_sd": line.r50_sd,
                 "variance_ratio": line.variance_ratio_paper, "picture": shown,
             })
         })
@@ -110,7 +111,7 @@ const TEMPLATE: &str = r##"<!doctype html><meta charset="utf-8"><title>@TITLE@</
 <script>
 "use strict";
 const rows = JSON.parse(document.getElementById("rows").textContent);
-const keys = ["id", "status", "z", "chi2", "chi2_galaxy", "flux", "flux_sd", "r50", "r50_sd", "variance_ratio", "flags", "reason"];
+const keys = ["id", "status", "z", "chi2", "chi2_galaxy", "flux", "flux_sd", "cmodel", "cmodel_error", "cmodel_model", "r50", "r50_sd", "variance_ratio", "flags", "reason"];
 const size = 20;
 let shown = rows, page = 0, by = null, up = true;
 const get = id => document.getElementById(id);
