@@ -200,7 +200,8 @@ pub fn rows(objects: &[Object], flagged: u32) -> Vec<Row> {
                 if found.len() < 3 {
                     continue;
                 }
-                let of = |value: &dyn Fn(&Compared) -> f64| found.iter().map(|(own, _)| value(own)).collect::<Vec<f64>>();
+                let of =
+                    |value: &dyn Fn(&Compared) -> f64| found.iter().map(|(own, _)| value(own)).collect::<Vec<f64>>();
                 let bias = |own: &Compared| (own.mean - own.truth) / if relative(name) { own.truth } else { 1.0 };
                 let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
                 let pulls: Vec<f64> = found.iter().map(|(_, pull)| *pull).collect();
@@ -332,7 +333,7 @@ mod tests {
     /// Truths and draws of the same Gaussians: pulls of few draws must not look like those of too narrow a posterior.
     #[test]
     fn pulls_of_a_right_posterior_have_unit_variance_for_any_number_of_draws() {
-        const OBJECTS: usize = 4000;
+        const OBJECTS: usize = 20_000;
         for count in [8, 16] {
             let one = |index: usize| {
                 let numbers = Key::new(3, "pulls", index as u32, Purpose::Evaluation, count as u32).normal(count + 1);

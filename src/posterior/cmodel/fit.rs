@@ -160,9 +160,8 @@ impl Problem<'_> {
             pixels.values.iter().zip(image).map(|(value, image)| value - point.flux * image).collect();
         let away = self.away(&point.shape);
         let prior = |index: usize| PRIOR_SD[index].powi(-2);
-        let gradient = std::array::from_fn(|index| {
-            pixels.product(&derivatives[index], &residual) - prior(index) * away[index]
-        });
+        let gradient =
+            std::array::from_fn(|index| pixels.product(&derivatives[index], &residual) - prior(index) * away[index]);
         let entry = |row: usize, column: usize| {
             pixels.product(&derivatives[row], &derivatives[column]) + if row == column { prior(row) } else { 0.0 }
         };
@@ -213,7 +212,9 @@ mod tests {
     #[test]
     fn inverses_are_of_positive_matrices() {
         let matrix: [[f64; 5]; 5] = std::array::from_fn(|row| {
-            std::array::from_fn(|column| if row == column { 3.0 + row as f64 } else { 1.0 / (1.0 + (row + column) as f64) })
+            std::array::from_fn(
+                |column| if row == column { 3.0 + row as f64 } else { 1.0 / (1.0 + (row + column) as f64) },
+            )
         });
         let found = inverse(matrix).unwrap();
         for row in 0..5 {

@@ -106,7 +106,8 @@ mod tests {
             (x, 2.0 * PI * x * x * profile(x) * step)
         };
         let total: f64 = (0..STEPS).map(|index| light(index).1).sum();
-        let within = |radius: f64| (0..STEPS).map(light).filter(|(x, _)| *x < radius).map(|(_, part)| part).sum::<f64>();
+        let within =
+            |radius: f64| (0..STEPS).map(light).filter(|(x, _)| *x < radius).map(|(_, part)| part).sum::<f64>();
         radii.iter().map(|&radius| within(radius) / total).collect()
     }
 
@@ -118,7 +119,8 @@ mod tests {
         let sum: f64 = DE_VAUCOULEURS.iter().map(|[part, _]| part).sum();
         assert!((sum / DE_VAUCOULEURS_SUM - 1.0).abs() < 1e-6);
         for (radius, want) in radii.iter().zip(growth(de_vaucouleurs, &radii, 8.0)) {
-            let parts = DE_VAUCOULEURS.iter().map(|[part, variance]| part * (1.0 - (-0.5 * radius * radius / variance).exp()));
+            let parts =
+                DE_VAUCOULEURS.iter().map(|[part, variance]| part * (1.0 - (-0.5 * radius * radius / variance).exp()));
             let found = parts.sum::<f64>() / sum;
             assert!((found - want).abs() < PART, "{radius}: {found:.4} {want:.4}");
         }

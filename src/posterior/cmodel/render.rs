@@ -27,7 +27,8 @@ impl Renderer {
     pub fn new(psf: &Psf, shape: [usize; 2]) -> Renderer {
         let reach = psf.shape().into_iter().max().unwrap_or(0);
         let grid = shape.map(|side| correlated_grid(side as i64, reach.max(side / 2) as i64));
-        let frequency = |index: i64, count: i64| (if 2 * index > count { index - count } else { index }) as f64 / count as f64;
+        let frequency =
+            |index: i64, count: i64| (if 2 * index > count { index - count } else { index }) as f64 / count as f64;
         let rows: Vec<f64> = (0..grid[0]).map(|index| frequency(index, grid[0])).collect();
         let columns: Vec<f64> = (0..=grid[1] / 2).map(|index| frequency(index, grid[1])).collect();
         let transform = psf.transform(&rows, &columns);
