@@ -304,6 +304,7 @@ pub struct FlagsConfig {
     pub predictive_p: f64,
     pub unlike_prior: f64,
     pub aperture: f64,
+    pub cmodel: f64,
     pub residual_power: f64,
     pub detection: f64,
 }
@@ -319,6 +320,7 @@ impl Default for FlagsConfig {
             predictive_p: 0.001,
             unlike_prior: 0.005,
             aperture: 5.0,
+            cmodel: 5.0,
             residual_power: 3.0,
             detection: 3.0,
         }

@@ -9,11 +9,11 @@ use super::DONE;
 use crate::evaluate::truths::Truths;
 use crate::io::publish::publish_path;
 use crate::product::export::Names;
-use crate::product::run::{missing, products};
+use crate::product::run::{Product, missing, products};
 use crate::product::{ObjectRecord, Shard, Status};
-use crate::report::object_picture;
 use crate::report::page;
 use crate::report::table::{self, Line};
+use crate::report::{object_picture, survey_stretch};
 use crate::{Error, Result};
 
 /// Arguments of `unseeing report`.
@@ -59,6 +59,7 @@ pub fn run(args: Args) -> Result<i32> {
     };
     std::fs::create_dir_all(&out).map_err(|error| Error::file(&out, format!("cannot create the folder: {error}")))?;
     let truths = args.truth.as_deref().map(Truths::open).transpose()?;
+    let stretch = if args.no_pictures { None } else { survey_stretch(sky_noise(&products)?) };
     let mut wanted: HashSet<&str> = args.only.iter().map(String::as_str).collect();
     let (mut lines, mut names) = (Vec::new(), Names::default());
     for product in &products {
@@ -74,7 +75,7 @@ pub fn run(args: Args) -> Result<i32> {
                     let id = &record.id;
                     let truth = truths.as_ref().map(|truths| truths.of(id)).transpose()?.flatten();
                     let name = names.name(id, "png");
-                    object_picture(&record, &shard.meta.bands, truth.as_ref())?.save(&out.join(&name))?;
+                    object_picture(&record, &shard.meta.bands, truth.as_ref(), stretch)?.save(&out.join(&name))?;
                     picture = Some(name);
                 }
                 lines.push(line(&record, shard, product.seconds_per_object, picture));
@@ -94,7 +95,8 @@ pub fn run(args: Args) -> Result<i32> {
     // Few pictures go into the page; many stay beside it, and are loaded as they are looked at.
     let embed = lines.len() <= page::EMBEDDED;
     let picture = |line: &Line| std::fs::read(out.join(line.picture.as_ref().filter(|_| embed)?)).ok();
-    let html = page::html(&place.display().to_string(), &lines, missing.as_deref(), &picture)?;
+    let figures = figures(place)?;
+    let html = page::html(&place.display().to_string(), &lines, missing.as_deref(), &figures, &picture)?;
     write(&out.join("index.html"), &html)?;
     if args.json {
         println!("{json}");
@@ -107,6 +109,37 @@ pub fn run(args: Args) -> Result<i32> {
         }
     }
     Ok(DONE)
+}
+
+/// The sky noise of all objects in the middle band, nJy per square arcsec.
+fn sky_noise(products: &[Product]) -> Result<Vec<f64>> {
+    let mut all = Vec::new();
+    for product in products {
+        let shard = product.open()?;
+        for record in shard.all_numbers() {
+            let record = record.map_err(|error| product.with_way_out(error))?;
+            let noise = record.vector("noise_sd").get(shard.meta.bands.len() / 2).copied();
+            all.extend(
+                noise.zip(record.scalar("observation_pixel_scale")).map(|(noise, pitch)| noise / (pitch * pitch)),
+            );
+        }
+    }
+    Ok(all)
+}
+
+/// The pictures in the run folder's `figures`, by name: what `evaluate` drew of the run is put there with `--plot`.
+fn figures(place: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let folder = place.join("figures");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(Vec::new()) };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("png")));
+    paths.sort();
+    let read = |path: PathBuf| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes = std::fs::read(&path).map_err(|error| Error::file(&path, format!("cannot read: {error}")))?;
+        Ok((name, bytes))
+    };
+    paths.into_iter().map(read).collect()
 }
 
 fn line(record: &ObjectRecord, shard: &Shard, seconds: Option<f64>, picture: Option<String>) -> Line {

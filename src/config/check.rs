@@ -151,6 +151,7 @@ impl<'a> Checker<'a> {
             ("at_edge", flags.at_edge),
             ("lost_draws", flags.lost_draws),
             ("aperture", flags.aperture),
+            ("cmodel", flags.cmodel),
             ("residual_power", flags.residual_power),
             ("detection", flags.detection),
         ] {

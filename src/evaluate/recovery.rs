@@ -1,12 +1,18 @@
 //! Recovery: how well the products of a simulated survey give back its truths. Bias and pull of fluxes, size, shape and
 //! colours, in bins of what was *observed* (flux S/N, size over PSF), never of the truth: bins of truths would be biased by
 //! the selection alone.
+//!
+//! A pull is (posterior mean - truth) / posterior standard deviation, both of n draws. Of a Gaussian posterior that is right, the
+//! draws' mean is off by a further 1/n of the variance, and their standard deviation is not the posterior's, so that this
+//! quotient over (1 + 1/n)^(1/2) is Student's t with n - 1 degrees of freedom: its standard deviation is 1.21 for 8 draws and
+//! 1.11 for 16, not 1. Pulls are therefore divided by what it is for their own n, which is infinite below 4 draws: those have none.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::Result;
+use crate::evaluate::calibration::probability::var_z_expected;
 use crate::posterior::morphology::morphology;
 use crate::product::statistics::summary;
 use crate::product::{ObjectRecord, RecordArray, ShardMeta, Status};
@@ -16,6 +22,9 @@ pub const SIGNAL_BINS: [f64; 5] = [0.0, 20.0, 50.0, 100.0, 200.0];
 /// Lower edges of the bins of the posterior's half-light radius over the PSF's (half its FWHM).
 pub const SIZE_BINS: [f64; 4] = [0.0, 1.0, 2.0, 4.0];
 
+/// With fewer draws the variance of a pull is infinite.
+const FEWEST_DRAWS: u32 = 4;
+
 /// What is compared for an object.
 #[derive(Clone, Debug, Serialize)]
 pub struct Object {
@@ -24,8 +33,57 @@ pub struct Object {
     /// Observed S/N in the reference band, and size over PSF.
     pub signal_to_noise: f64,
     pub size_over_psf: f64,
-    /// By quantity: truth, posterior mean, posterior standard deviation.
-    pub quantities: BTreeMap<String, [f64; 3]>,
+    pub quantities: BTreeMap<String, Compared>,
+}
+
+/// A quantity of one object: its truth, and mean and standard deviation of the posterior's draws that have it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Compared {
+    pub truth: f64,
+    pub mean: f64,
+    pub sd: f64,
+    pub draws: u32,
+}
+
+impl Compared {
+    /// Between a truth and the draws.
+    pub fn of(truth: f64, draws: &[f32]) -> Compared {
+        let posterior = summary(draws);
+        let draws = draws.iter().filter(|value| value.is_finite()).count() as u32;
+        Compared { truth, mean: posterior.mean, sd: posterior.sd, draws }
+    }
+
+    /// The pull, of unit variance where the posterior is a Gaussian and right; `None` where so few draws have none.
+    pub fn pull(&self) -> Option<f64> {
+        let known = self.draws >= FEWEST_DRAWS && self.sd > 0.0;
+        let pull = (self.mean - self.truth) / self.sd / var_z_expected(self.draws).sqrt();
+        Some(pull).filter(|pull| known && pull.is_finite())
+    }
+
+    /// Whether the truth is within one standard deviation of the draws, and how often it is when the posterior is a Gaussian and
+    /// right: 0.68 for many draws.
+    fn within(&self) -> [f64; 2] {
+        let (draws, inside) = (f64::from(self.draws), (self.mean - self.truth).abs() < self.sd);
+        [f64::from(u8::from(inside)), student_within((1.0 + 1.0 / draws).powf(-0.5), draws - 1.0)]
+    }
+
+    /// Excess kurtosis of a right pull, by which the standard deviation of some pulls is known less well than that of normal
+    /// numbers. Infinite below 6 draws.
+    fn kurtosis(&self) -> f64 {
+        if self.draws > 5 { 6.0 / (f64::from(self.draws) - 5.0) } else { f64::INFINITY }
+    }
+}
+
+/// P(|t| < x) for Student's t: with t = freedom^(1/2) tan(phi) its density is that of cos(phi)^(freedom - 1), by the midpoint rule.
+fn student_within(x: f64, freedom: f64) -> f64 {
+    const STEPS: usize = 1000;
+    // With more it is normal, and its peak narrower than a step.
+    let freedom = freedom.min(1e4);
+    let integral = |end: f64| {
+        let step = end / STEPS as f64;
+        (0..STEPS).map(|index| ((index as f64 + 0.5) * step).cos().powf(freedom - 1.0) * step).sum::<f64>()
+    };
+    integral((x / freedom.sqrt()).atan()) / integral(std::f64::consts::FRAC_PI_2)
 }
 
 impl Object {
@@ -41,12 +99,12 @@ impl Object {
         let known = morphology(&truth.values, bands, pitch, meta.reference)?;
         let mut quantities = BTreeMap::new();
         for (name, truth) in known {
-            let posterior = summary(record.sample(&name).unwrap_or_default());
-            quantities.insert(name, [f64::from(truth), posterior.mean, posterior.sd]);
+            let compared = Compared::of(f64::from(truth), record.sample(&name).unwrap_or_default());
+            quantities.insert(name, compared);
         }
         let vector = |name: &str| record.vector(name).get(meta.reference).copied().unwrap_or(f64::NAN);
         let arcsec = record.scalar("pixel_scale").unwrap_or(f64::NAN) / meta.pixel_kpc;
-        let r50 = quantities.get("r50").map_or(f64::NAN, |values| values[1]);
+        let r50 = quantities.get("r50").map_or(f64::NAN, |values| values.mean);
         Ok(Some(Object {
             id: record.id.clone(),
             flags: record.flags,
@@ -72,10 +130,10 @@ impl Measured {
         Measured { value: mean, error: sd / count.sqrt() }
     }
 
-    /// The standard deviation; its error is that of normal values.
-    fn sd(values: &[f64]) -> Measured {
-        let (_, sd) = mean_sd(values);
-        Measured { value: sd, error: sd / (2.0 * (values.len() as f64 - 1.0)).sqrt() }
+    /// The standard deviation; its error is that of values of this excess kurtosis (0: normal ones).
+    fn sd(values: &[f64], kurtosis: f64) -> Measured {
+        let ((_, sd), count) = (mean_sd(values), values.len() as f64);
+        Measured { value: sd, error: 0.5 * sd * (2.0 / (count - 1.0) + kurtosis / count).sqrt() }
     }
 }
 
@@ -97,11 +155,12 @@ pub struct Row {
     pub objects: usize,
     /// Mean of (posterior mean - truth), over the truth for fluxes and radii.
     pub bias: Measured,
-    /// Mean and standard deviation of (posterior mean - truth) / posterior standard deviation.
+    /// Mean and standard deviation of the pulls, for their numbers of draws: 0 and 1 when the posterior is right.
     pub pull: Measured,
     pub pull_sd: Measured,
-    /// Truths within one posterior standard deviation of the mean; 0.68 for a normal posterior.
+    /// Truths within one standard deviation of the draws' mean, and what that is expected to be for so many draws.
     pub within_1_sd: f64,
+    pub within_1_sd_expected: f64,
 }
 
 /// Quantities whose bias is relative.
@@ -130,31 +189,33 @@ pub fn rows(objects: &[Object], flagged: u32) -> Vec<Row> {
                     let value = value(object);
                     value >= low && high.is_none_or(|high| value < high)
                 };
-                let found: Vec<[f64; 3]> = kept
+                let found: Vec<(Compared, f64)> = kept
                     .iter()
                     .filter(inside)
-                    .filter_map(|object| object.quantities.get(*name).copied())
-                    .filter(|[truth, mean, sd]| truth.is_finite() && mean.is_finite() && *sd > 0.0)
+                    .filter_map(|object| object.quantities.get(*name))
+                    .filter_map(|compared| Some((*compared, compared.pull()?)))
                     // Nothing is relative to nothing: blank sky has a summary of its own.
-                    .filter(|[truth, _, _]| !relative(name) || *truth > 0.0)
+                    .filter(|(compared, _)| !relative(name) || compared.truth > 0.0)
                     .collect();
                 if found.len() < 3 {
                     continue;
                 }
-                let of = |value: fn(&[f64; 3]) -> f64| found.iter().map(value).collect::<Vec<f64>>();
-                let biases = if relative(name) { of(|[t, m, _]| (m - t) / t) } else { of(|[t, m, _]| m - t) };
-                let pulls = of(|[truth, mean, sd]| (mean - truth) / sd);
-                let within = pulls.iter().filter(|pull| pull.abs() < 1.0).count() as f64 / pulls.len() as f64;
+                let of =
+                    |value: &dyn Fn(&Compared) -> f64| found.iter().map(|(own, _)| value(own)).collect::<Vec<f64>>();
+                let bias = |own: &Compared| (own.mean - own.truth) / if relative(name) { own.truth } else { 1.0 };
+                let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+                let pulls: Vec<f64> = found.iter().map(|(_, pull)| *pull).collect();
                 rows.push(Row {
                     quantity: name.to_string(),
                     binned_by,
                     low,
                     high,
                     objects: found.len(),
-                    bias: Measured::mean(&biases),
+                    bias: Measured::mean(&of(&bias)),
                     pull: Measured::mean(&pulls),
-                    pull_sd: Measured::sd(&pulls),
-                    within_1_sd: within,
+                    pull_sd: Measured::sd(&pulls, mean(of(&Compared::kurtosis))),
+                    within_1_sd: mean(of(&|own| own.within()[0])),
+                    within_1_sd_expected: mean(of(&|own| own.within()[1])),
                 });
             }
         }
@@ -185,7 +246,7 @@ pub fn responses(plus: &[Object], minus: &[Object], shear: [f64; 2]) -> Vec<Resp
             .filter_map(|object| {
                 let (own, other) =
                     (object.quantities.get(component)?, others.get(object.id.as_str())?.quantities.get(component)?);
-                Some([1, 0].map(|which| (own[which] - other[which]) / (2.0 * shear)))
+                Some([own.mean - other.mean, own.truth - other.truth].map(|difference| difference / (2.0 * shear)))
             })
             .filter(|pair| pair.iter().all(|value| value.is_finite()))
             .collect();
@@ -213,16 +274,16 @@ pub struct Blank {
 /// Of the objects whose truth has no light; `None` without any.
 pub fn blank(records: &[(&Object, f64)], reference: usize, not_detected: u32) -> Option<Blank> {
     let name = format!("flux_{reference}");
-    let empty: Vec<(&Object, [f64; 3], f64)> = records
+    let empty: Vec<(&Object, Compared, f64)> = records
         .iter()
         .filter_map(|(object, error)| Some((*object, *object.quantities.get(&name)?, *error)))
-        .filter(|(_, [truth, mean, _], _)| *truth == 0.0 && mean.is_finite())
+        .filter(|(_, flux, _)| flux.truth == 0.0 && flux.mean.is_finite())
         .collect();
     if empty.len() < 2 {
         return None;
     }
-    let sd: Vec<f64> = empty.iter().map(|(_, [_, mean, sd], _)| mean / sd).collect();
-    let kron: Vec<f64> = empty.iter().map(|(_, [_, mean, _], error)| mean / error).collect();
+    let sd: Vec<f64> = empty.iter().map(|(_, flux, _)| flux.mean / flux.sd).collect();
+    let kron: Vec<f64> = empty.iter().map(|(_, flux, error)| flux.mean / error).collect();
     let flagged = empty.iter().filter(|(object, _, _)| object.flags & not_detected != 0).count() as f64;
     Some(Blank {
         objects: empty.len(),
@@ -244,7 +305,8 @@ mod tests {
             let (truth, error) = (100.0, 3.0);
             let mean = (truth + error * f64::from(normal[index])) * bias;
             let e1 = 0.1 * f64::from(normal[index + 200]);
-            let quantities = [("flux_0", [truth, mean, error * sd]), ("e1", [e1, e1 + 0.02, 0.05])];
+            let compared = |truth: f64, mean: f64, sd: f64| Compared { truth, mean, sd, draws: u32::MAX };
+            let quantities = [("flux_0", compared(truth, mean, error * sd)), ("e1", compared(e1, e1 + 0.02, 0.05))];
             Object {
                 id: format!("{index}"),
                 flags: u32::from(index == 7),
@@ -268,11 +330,48 @@ mod tests {
         assert_eq!(found.len(), 4, "empty bins are left out");
     }
 
+    /// Truths and draws of the same Gaussians: pulls of few draws must not look like those of too narrow a posterior.
+    #[test]
+    fn pulls_of_a_right_posterior_have_unit_variance_for_any_number_of_draws() {
+        const OBJECTS: usize = 20_000;
+        for count in [8, 16] {
+            let one = |index: usize| {
+                let numbers = Key::new(3, "pulls", index as u32, Purpose::Evaluation, count as u32).normal(count + 1);
+                let at = |number: f32| 50.0 + 2.0 * number;
+                let draws: Vec<f32> = numbers[1..].iter().map(|&number| at(number)).collect();
+                let flux = Compared::of(f64::from(at(numbers[0])), &draws);
+                Object {
+                    id: format!("{index}"),
+                    flags: 0,
+                    signal_to_noise: 30.0,
+                    size_over_psf: 1.5,
+                    quantities: [("flux_0".to_string(), flux)].into_iter().collect(),
+                }
+            };
+            let found = rows(&(0..OBJECTS).map(one).collect::<Vec<_>>(), 0);
+            let Row { pull, pull_sd, within_1_sd, within_1_sd_expected, .. } = found[0];
+            println!("{count} draws: {pull:?} {pull_sd:?} {within_1_sd:.3} {within_1_sd_expected:.3}");
+            assert!(pull.value.abs() < 3.0 * pull.error, "{count} draws: {pull:?}");
+            // Without the correction it is 1.21 and 1.11.
+            assert!((pull_sd.value - 1.0).abs() < 3.0 * pull_sd.error && pull_sd.error < 0.025, "{pull_sd:?}");
+            let error = (0.68 * 0.32 / OBJECTS as f64).sqrt();
+            assert!((within_1_sd - within_1_sd_expected).abs() < 3.0 * error && within_1_sd_expected < 0.665);
+        }
+        // Tables of Student's t: P(|t| < 2.365) is 0.95 with 7 degrees of freedom.
+        assert!((student_within(2.364_624, 7.0) - 0.95).abs() < 1e-5);
+        let few = |draws: &[f32]| Compared::of(1.0, draws).pull();
+        assert!(few(&[1.0, 2.0, 3.0]).is_none() && few(&[1.0, 2.0, 3.0, 5.0]).is_some());
+    }
+
     #[test]
     fn the_response_is_that_of_posterior_and_truth() {
         let (mut plus, mut minus) = (objects(1.0, 1.0), objects(1.0, 1.0));
-        plus.iter_mut().for_each(|object| *object.quantities.get_mut("e1").unwrap() = [0.10, 0.06, 0.01]);
-        minus.iter_mut().for_each(|object| *object.quantities.get_mut("e1").unwrap() = [-0.10, -0.04, 0.01]);
+        let set = |objects: &mut Vec<Object>, truth: f64, mean: f64| {
+            let e1 = Compared { truth, mean, sd: 0.01, draws: 16 };
+            objects.iter_mut().for_each(|object| *object.quantities.get_mut("e1").unwrap() = e1);
+        };
+        set(&mut plus, 0.10, 0.06);
+        set(&mut minus, -0.10, -0.04);
         let found = responses(&plus, &minus, [0.05, 0.0]);
         assert_eq!(found.len(), 1);
         assert!((found[0].posterior.value - 1.0).abs() < 1e-9 && (found[0].truth.value - 2.0).abs() < 1e-9);

@@ -22,6 +22,7 @@ pub enum Flag {
     ApertureMismatch = 1 << 15,
     ResidualStructure = 1 << 16,
     NotDetected = 1 << 17,
+    CmodelMismatch = 1 << 18,
 }
 
 /// Whether one of an object's draws, given by their reduced chi^2, is no fit to its data although others are: its chi^2 is
@@ -37,7 +38,7 @@ pub fn any_lost(reduced_chi2: &[f32], times: f64) -> bool {
 
 impl Flag {
     /// All flags, from the lowest bit. The values are part of the file format: never reorder, only append.
-    pub const ALL: [Flag; 18] = [
+    pub const ALL: [Flag; 19] = [
         Flag::UpsamplingBeyond3,
         Flag::NeighboursMasked,
         Flag::EdgeDownWeighted,
@@ -56,6 +57,7 @@ impl Flag {
         Flag::ApertureMismatch,
         Flag::ResidualStructure,
         Flag::NotDetected,
+        Flag::CmodelMismatch,
     ];
 
     /// The bit.
@@ -84,6 +86,7 @@ impl Flag {
             Flag::ApertureMismatch => "aperture_mismatch",
             Flag::ResidualStructure => "residual_structure",
             Flag::NotDetected => "not_detected",
+            Flag::CmodelMismatch => "cmodel_mismatch",
         }
     }
 
@@ -127,6 +130,9 @@ impl Flag {
             }
             Flag::NotDetected => {
                 "kron_flux is below `detection` (3) standard deviations in every band: the result is mostly the prior"
+            }
+            Flag::CmodelMismatch => {
+                "cmodel_flux and its model differ by more than `cmodel` (5) standard deviations and 2 %"
             }
         }
     }

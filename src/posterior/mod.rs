@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod cmodel;
 pub mod flags;
 pub mod moments;
 pub mod morphology;

@@ -6,7 +6,7 @@ use crate::io::hdf5::Kind;
 /// What the format is called in a file's `format` attribute.
 pub const FORMAT: &str = "unseeing products";
 /// Raised when a dataset changes its meaning; new datasets alone do not raise it.
-pub const FORMAT_VERSION: u64 = 3;
+pub const FORMAT_VERSION: u64 = 4;
 
 /// An axis of a dataset. All but the first axis of a dataset are of these; the first is the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +241,14 @@ pub const DATASETS: &[Dataset] = &[
     ),
     scalar("matched_flux_error", BAND, "nJy", "standard deviation of that flux from the sky noise"),
     scalar("matched_flux_model", BAND, "nJy", "the same of the predicted observation"),
+    scalar(
+        "cmodel_flux",
+        BAND,
+        "nJy",
+        "cModel flux of the observation: an exponential and a de Vaucouleurs profile through the PSF; NaN where no fit converges",
+    ),
+    scalar("cmodel_flux_error", BAND, "nJy", "standard deviation of that flux from the noise, with the shapes free"),
+    scalar("cmodel_flux_model", BAND, "nJy", "the same measurement of the predicted observation"),
     image("mean", PRODUCT, Rounding::PosteriorSd, "nJy / pixel", "posterior mean of the sharp, noise-free galaxy"),
     image("variance", PRODUCT, Rounding::Relative, "(nJy / pixel)^2", "posterior variance of the same"),
     image(

@@ -17,5 +17,5 @@ pub use chart::{Chart, Series, small_multiples};
 pub use compare::compare_picture;
 pub use dominance::dominance_picture;
 pub use grid::grid_picture;
-pub use object::object_picture;
+pub use object::{object_picture, survey_stretch};
 pub use scatter::scatter_picture;

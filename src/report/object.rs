@@ -14,6 +14,21 @@ const TOP: i64 = 64;
 const BOTTOM: i64 = 48;
 /// Residuals are shown from -RANGE to RANGE standard deviations.
 const RANGE: f64 = 4.0;
+/// As many draws are shown, if so many are kept.
+const DRAWS: usize = 3;
+/// A survey's stretch is linear up to SOFTENING times the sky noise, and white at BRIGHTEST times that: from the outskirts to the
+/// middle of bright galaxies.
+const SOFTENING: f64 = 2.0;
+const BRIGHTEST: f64 = 500.0;
+
+/// One stretch for all objects of a survey, so that their pictures can be compared, from the sky noise of each in the middle band
+/// (nJy per square arcsec); `None` when there is none.
+pub fn survey_stretch(mut noise: Vec<f64>) -> Option<Asinh> {
+    noise.retain(|value| value.is_finite() && *value > 0.0);
+    noise.sort_by(f64::total_cmp);
+    let softening = SOFTENING * noise.get(noise.len() / 2)?;
+    Some(Asinh { softening: softening as f32, white: (BRIGHTEST * softening) as f32 })
+}
 
 /// One panel: a function from (column, row) to a colour, and what is written around it.
 struct Panel<'a> {
@@ -28,11 +43,17 @@ struct Panel<'a> {
 }
 
 /// Panels side by side: observation, posterior mean, standard deviation, variance ratio, residual in standard deviations,
-/// a draw if one is kept and, if given, the truth (nJy per product pixel, `[C, n, n]`). Composites share one asinh stretch of surface
-/// brightness, so that they can be compared; single quantities are shown for the middle band, which `bands` names.
+/// draws that are kept and, if given, the truth (nJy per product pixel, `[C, n, n]`). Composites share one asinh stretch of surface
+/// brightness, that of the survey or else one of the object's own; single quantities are shown for the middle band, which `bands`
+/// names.
 ///
 /// Errors: the record lacks its images (a failed object).
-pub fn object_picture(record: &ObjectRecord, bands: &[String], truth: Option<&RecordArray>) -> Result<Canvas> {
+pub fn object_picture(
+    record: &ObjectRecord,
+    bands: &[String],
+    truth: Option<&RecordArray>,
+    stretch: Option<Asinh>,
+) -> Result<Canvas> {
     let need = |name: &str| {
         let array = record.array(name).filter(|array| array.shape.len() == 3 && !array.values.is_empty());
         array.ok_or_else(|| Error::object(&record.id, format!("there is no picture without `{name}`")))
@@ -48,14 +69,13 @@ pub fn object_picture(record: &ObjectRecord, bands: &[String], truth: Option<&Re
     let noise = record.array("observation_variance").and_then(|array| quantile(array.values.iter().copied(), 0.1));
     let peak = quantile(mean.values.iter().map(|value| value / product_area), 0.998).unwrap_or(1.0);
     let softening = noise.map_or(peak / 50.0, |variance| 2.0 * variance.sqrt() / observed_area).min(peak / 3.0);
-    let stretch = Asinh { softening, white: peak };
+    let stretch = stretch.unwrap_or(Asinh { softening, white: peak });
 
-    // Dropped after the panels that borrow it.
-    let kept = record.array("draws").filter(|draws| draws.shape.len() == 4 && draws.shape[0] > 0).map(|draws| {
-        let shape = draws.shape[1..].to_vec();
-        let length = shape.iter().product();
-        RecordArray { shape, values: draws.values.iter().take(length).copied().collect() }
-    });
+    // Dropped after the panels that borrow them.
+    let kept = record.array("draws").filter(|draws| draws.shape.len() == 4 && draws.shape[1..] == mean.shape);
+    let one = |values: &[f32]| RecordArray { shape: mean.shape.clone(), values: values.to_vec() };
+    let kept: Vec<RecordArray> =
+        kept.map_or(Vec::new(), |draws| draws.values.chunks_exact(mean.values.len()).take(DRAWS).map(one).collect());
 
     let mut panels = vec![
         composite("observation", observation, observed_area, stretch, observed_pitch),
@@ -69,8 +89,8 @@ pub fn object_picture(record: &ObjectRecord, bands: &[String], truth: Option<&Re
         let title = format!("residual, {band}");
         panels.push(linear(title, residual, middle, (-RANGE, RANGE), Map::Diverging, " sd"));
     }
-    if let Some(kept) = kept.as_ref().filter(|kept| kept.shape == mean.shape) {
-        panels.push(composite("a draw", kept, product_area, stretch, product_pitch));
+    for (index, draw) in kept.iter().enumerate() {
+        panels.push(composite(&format!("draw {}", index + 1), draw, product_area, stretch, product_pitch));
     }
     if let Some(truth) = truth {
         if truth.shape.len() != 3 || truth.shape[0] != mean.shape[0] {
@@ -172,5 +192,47 @@ fn draw(canvas: &mut Canvas, left: i64, panel: &Panel) {
         let bar = (length / field * PANEL as f64).round() as i64;
         canvas.fill(left + 10, bottom - 12, bar, 3, LIGHT);
         canvas.text(left + 10, bottom - 30, &format!("{length}\""), 2, LIGHT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(brightness: f32, draws: usize) -> ObjectRecord {
+        let mut record = ObjectRecord::done("a");
+        let plane =
+            |shape: &[usize]| RecordArray { shape: shape.to_vec(), values: vec![brightness; shape.iter().product()] };
+        for name in ["mean", "variance", "observation"] {
+            record.arrays.push((name.into(), plane(&[3, 8, 8])));
+        }
+        record.arrays.push(("draws".into(), plane(&[draws, 3, 8, 8])));
+        record
+    }
+
+    #[test]
+    fn all_objects_of_a_survey_have_one_stretch() {
+        let bands = ["g", "r", "i"].map(String::from);
+        let stretch = survey_stretch(vec![f64::NAN, 3.0, 1.0, 2.0]).unwrap();
+        assert_eq!((stretch.softening, stretch.white), (4.0, 2000.0));
+        assert!(survey_stretch(vec![f64::NAN, 0.0]).is_none());
+        let png = |brightness: f32, draws: usize, stretch: Option<Asinh>| {
+            object_picture(&record(brightness, draws), &bands, None, stretch).unwrap().png().unwrap()
+        };
+        // By its own stretch a bright object looks like a faint one, by the survey's it is brighter.
+        let first = |stretch: Option<Asinh>, brightness: f32| {
+            let image = record(brightness, 1);
+            let own = stretch.unwrap_or(Asinh { softening: brightness / 3.0, white: brightness });
+            own.colour(&image.array("mean").unwrap().values[..3])
+        };
+        assert_eq!(first(None, 10.0), first(None, 1000.0));
+        assert!(first(Some(stretch), 10.0) < first(Some(stretch), 1000.0));
+        assert_ne!(png(10.0, 1, Some(stretch)), png(10.0, 1, None));
+        // As many draws as are kept, up to three: the picture grows.
+        let width = |draws: usize| object_picture(&record(10.0, draws), &bands, None, None).unwrap().width();
+        assert_eq!(
+            [width(0), width(1), width(3), width(5)].map(|own| (own - width(0)) / (PANEL + GAP) as u32),
+            [0, 1, 3, 3]
+        );
     }
 }

@@ -20,11 +20,12 @@ pub fn escape(text: &str) -> String {
 }
 
 /// The page. `picture` gives the PNG of a line that is to be embedded, `None` where the file beside the page is meant;
-/// `note` says what is missing of the run.
+/// `note` says what is missing of the run. `figures` are PNGs with their names: calibration plots, say.
 pub fn html(
     title: &str,
     lines: &[Line],
     note: Option<&str>,
+    figures: &[(String, Vec<u8>)],
     picture: &dyn Fn(&Line) -> Option<Vec<u8>>,
 ) -> Result<String> {
     let failed = lines.iter().filter(|line| line.status == "failed").count();
@@ -52,6 +53,10 @@ pub fn html(
     if let Some(chart) = chi2_chart(lines)? {
         summary += &format!("<img alt=\"distribution of chi^2\" src=\"{}\">", data_url(&chart));
     }
+    for (name, png) in figures {
+        let name = escape(name);
+        summary += &format!("<h2>{name}</h2><img alt=\"{name}\" src=\"{}\">", data_url(png));
+    }
     let rows: Vec<_> = lines
         .iter()
         .map(|line| {
@@ -59,7 +64,8 @@ pub fn html(
             json!({
                 "id": line.id, "status": line.status, "reason": line.reason, "flags": line.flags.join(" "),
                 "z": line.redshift, "chi2": line.reduced_chi2, "chi2_galaxy": line.reduced_chi2_galaxy,
-                "flux": line.flux, "flux_sd": line.flux_sd, "r50": line.r50, "r50_sd": line.r50_sd,
+                "flux": line.flux, "flux_sd": line.flux_sd,
+                "cmodel": line.cmodel_flux, "cmodel_error": line.cmodel_flux_error, "cmodel_model": line.cmodel_flux_model, "r50": line.r50, "r50_sd": line.r50_sd,
                 "variance_ratio": line.variance_ratio_paper, "picture": shown,
             })
         })
@@ -110,7 +116,7 @@ const TEMPLATE: &str = r##"<!doctype html><meta charset="utf-8"><title>@TITLE@</
 <script>
 "use strict";
 const rows = JSON.parse(document.getElementById("rows").textContent);
-const keys = ["id", "status", "z", "chi2", "chi2_galaxy", "flux", "flux_sd", "r50", "r50_sd", "variance_ratio", "flags", "reason"];
+const keys = ["id", "status", "z", "chi2", "chi2_galaxy", "flux", "flux_sd", "cmodel", "cmodel_error", "cmodel_model", "r50", "r50_sd", "variance_ratio", "flags", "reason"];
 const size = 20;
 let shown = rows, page = 0, by = null, up = true;
 const get = id => document.getElementById(id);
@@ -192,8 +198,9 @@ mod tests {
     fn text_of_the_catalogue_cannot_become_markup() {
         let record = ObjectRecord::failed("</script><img src=x onerror=alert(1)>", "<b>\"'&");
         let line = Line::of(&record, 1, None, None);
-        let page = html("<t> & \"u\"", &[line], Some("1 < 2"), &|_| None).unwrap();
+        let page = html("<t> & \"u\"", &[line], Some("1 < 2"), &[("<i>".into(), vec![1])], &|_| None).unwrap();
         assert!(page.contains("<title>&lt;t&gt; &amp; &quot;u&quot;</title>") && page.contains("1 &lt; 2"));
+        assert!(page.contains("<h2>&lt;i&gt;</h2><img alt=\"&lt;i&gt;\" src=\"data:image/png;base64,AQ==\">"));
         assert!(!page.contains("<img src=x") && !page.contains("<b>") && page.matches("</script>").count() == 2);
         // What the page shows is what the catalogue says.
         let rows = page.split("id=\"rows\">").nth(1).unwrap().split("</script>").next().unwrap();
@@ -210,7 +217,7 @@ mod tests {
             Line::of(&record, 1, Some(2.0), Some(format!("object-{index}.png")))
         };
         let lines: Vec<Line> = (0..10_000).map(line).collect();
-        let page = html("many", &lines, None, &|_| None).unwrap();
+        let page = html("many", &lines, None, &[], &|_| None).unwrap();
         assert!(page.len() < 5_000_000, "{} bytes", page.len());
         assert_eq!(page.matches("<img").count(), 1, "only the chart is in the page itself");
         assert!(page.contains("1800 objects an hour and rank"));

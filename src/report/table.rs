@@ -19,6 +19,10 @@ pub struct Line {
     /// Posterior mean and standard deviation of the flux in the middle band, nJy.
     pub flux: Option<f64>,
     pub flux_sd: Option<f64>,
+    /// cModel flux of the observation in that band, its error, and that of the predicted observation, nJy.
+    pub cmodel_flux: Option<f64>,
+    pub cmodel_flux_error: Option<f64>,
+    pub cmodel_flux_model: Option<f64>,
     /// The same of the half-light radius, kpc.
     pub r50: Option<f64>,
     pub r50_sd: Option<f64>,
@@ -39,6 +43,8 @@ impl Line {
             Some(values.iter().map(|&value| f64::from(value)).sum::<f64>())
         });
         let r50 = record.sample("r50").and_then(mean_and_sd);
+        // What was not measured is NaN in the products, and nothing in a table.
+        let cmodel = |name: &str| record.vector(name).get(band).copied().filter(|value| value.is_finite());
         Line {
             id: record.id.clone(),
             status: if record.status == Status::Done { "done" } else { "failed" },
@@ -49,6 +55,9 @@ impl Line {
             reduced_chi2_galaxy: record.scalar("reduced_chi2_galaxy"),
             flux: flux.map(|(mean, _)| mean).or(summed),
             flux_sd: flux.map(|(_, sd)| sd),
+            cmodel_flux: cmodel("cmodel_flux"),
+            cmodel_flux_error: cmodel("cmodel_flux_error"),
+            cmodel_flux_model: cmodel("cmodel_flux_model"),
             r50: r50.map(|(mean, _)| mean),
             r50_sd: r50.map(|(_, sd)| sd),
             variance_ratio_paper: record.scalar("variance_ratio_paper"),
@@ -58,7 +67,7 @@ impl Line {
     }
 
     /// The columns' names.
-    pub const HEADER: [&'static str; 14] = [
+    pub const HEADER: [&'static str; 17] = [
         "id",
         "status",
         "redshift",
@@ -66,6 +75,9 @@ impl Line {
         "reduced_chi2_galaxy",
         "flux_nJy",
         "flux_sd_nJy",
+        "cmodel_flux_nJy",
+        "cmodel_flux_error_nJy",
+        "cmodel_flux_model_nJy",
         "r50_kpc",
         "r50_sd_kpc",
         "variance_ratio_paper",
@@ -76,7 +88,7 @@ impl Line {
     ];
 
     /// The line's cells, numbers as `format` writes them.
-    fn cells(&self, format: fn(f64) -> String) -> [String; 14] {
+    fn cells(&self, format: fn(f64) -> String) -> [String; 17] {
         let number = |value: Option<f64>| value.filter(|value| value.is_finite()).map(format).unwrap_or_default();
         [
             self.id.clone(),
@@ -86,6 +98,9 @@ impl Line {
             number(self.reduced_chi2_galaxy),
             number(self.flux),
             number(self.flux_sd),
+            number(self.cmodel_flux),
+            number(self.cmodel_flux_error),
+            number(self.cmodel_flux_model),
             number(self.r50),
             number(self.r50_sd),
             number(self.variance_ratio_paper),
@@ -125,7 +140,7 @@ pub fn text(lines: &[Line]) -> String {
     let shown = Line::HEADER.len() - 1;
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..shown).map(width).collect();
-    let line = |row: &[String; 14]| {
+    let line = |row: &[String; 17]| {
         let cells: Vec<String> = (0..shown).map(|column| format!("{:<1$}", row[column], widths[column])).collect();
         cells.join("  ").trim_end().to_string() + "\n"
     };
@@ -140,11 +155,15 @@ mod tests {
     fn tables_quote_and_align() {
         let mut record = ObjectRecord::failed("a", "a reason, with \"quotes\"");
         record.samples.push(("flux_1".into(), vec![1.0, 3.0, f32::NAN]));
+        for (band, flux) in [5.0, 7.0, f64::NAN].into_iter().enumerate() {
+            record.set_scalar(&format!("cmodel_flux_{band}"), flux);
+        }
+        assert_eq!(Line::of(&record, 2, None, None).cmodel_flux, None, "no fit");
         let line = Line::of(&record, 1, Some(2.0), None);
         assert_eq!((line.flux, line.flux_sd), (Some(2.0), Some(2f64.sqrt())));
         assert!(
             csv(std::slice::from_ref(&line))
-                .ends_with("a,failed,,,,2,1.4142135623730951,,,,2,,\"a reason, with \"\"quotes\"\"\",\n")
+                .ends_with("a,failed,,,,2,1.4142135623730951,7,,,,,,2,,\"a reason, with \"\"quotes\"\"\",\n")
         );
         let table = text(&[line]);
         let columns: Vec<_> = table.lines().map(|row| row.find("failed").or_else(|| row.find("status"))).collect();

@@ -166,6 +166,8 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
         geometry,
         node,
         noise: parts.config.noise.model,
+        psf_includes_pixel: parts.config.data.psf_includes_pixel,
+        reference: prior.card.normalisation.reference(),
         thresholds,
         prior_draws: parts.prior_draws,
         data: &to_vec(&data)?,

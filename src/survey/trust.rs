@@ -2,12 +2,14 @@
 //! the prior, photometry of the input against that of the model; and the flags that follow from them.
 
 use super::object_record::{Geometry, indexed};
-use crate::Result;
 use crate::config::{FlagsConfig, NoiseModel};
+use crate::forward::Psf;
 use crate::observe::{Autocovariance, Band, Observation};
+use crate::posterior::cmodel::{self, Photometry};
 use crate::posterior::flags::Flag;
 use crate::posterior::photometry::{Aperture, Detector, weights};
 use crate::posterior::{Node, predictive, residual, unlike, variance_ratio};
+use crate::{Error, Result};
 
 /// Radius of the aperture in which the input's photometry is compared with the model's, arcsec.
 const APERTURE: f64 = 1.5;
@@ -20,6 +22,9 @@ pub struct Evidence<'a> {
     pub geometry: &'a Geometry,
     pub node: &'a Node,
     pub noise: NoiseModel,
+    pub psf_includes_pixel: bool,
+    /// The band in which the shapes of cModel photometry are fitted.
+    pub reference: usize,
     pub thresholds: &'a FlagsConfig,
     /// Per-draw quantities of the interim prior; may be empty.
     pub prior_draws: &'a [(String, Vec<f32>)],
@@ -99,7 +104,9 @@ pub fn judge(evidence: &Evidence) -> Result<(Vec<(String, f64)>, u32)> {
     let (fixed, matched) = photometry(evidence, plane)?;
     let differs = fixed.iter().chain(&matched).any(|aperture| aperture.mismatch(thresholds.aperture));
     flag(Flag::ApertureMismatch, differs);
-    for (name, apertures) in [("aperture_flux", &fixed), ("matched_flux", &matched)] {
+    let composite = composite(evidence, plane)?;
+    flag(Flag::CmodelMismatch, composite.iter().any(|fluxes| fluxes.mismatch(thresholds.cmodel)));
+    for (name, apertures) in [("aperture_flux", &fixed), ("matched_flux", &matched), ("cmodel_flux", &composite)] {
         put(&mut scalars, name, apertures.iter().map(|aperture| aperture.observed));
         put(&mut scalars, &format!("{name}_error"), apertures.iter().map(|aperture| aperture.error));
         put(&mut scalars, &format!("{name}_model"), apertures.iter().map(|aperture| aperture.model));
@@ -146,4 +153,47 @@ fn photometry(evidence: &Evidence, plane: usize) -> Result<(Vec<Aperture>, Vec<A
     let sigma = |band: &Band| (broadest.powi(2) - width(band).powi(2)).max(0.0).sqrt();
     let matched = bands.iter().enumerate().map(|band| one(band, sigma(band.1))).collect::<Result<_>>()?;
     Ok((fixed, matched))
+}
+
+/// cModel fluxes of data and model, band by band, each by fits of its own; NaN where these do not converge. Those of the model
+/// start from those of the data, so that of several minima both are in the same.
+fn composite(evidence: &Evidence, plane: usize) -> Result<Vec<Aperture>> {
+    let (field, bands) = (&evidence.geometry.field, &evidence.observation.bands);
+    let psfs: Vec<Psf> = bands.iter().map(|band| kernel(evidence, band)).collect::<Result<_>>()?;
+    let measure = |values: &[f32], start: Option<&Photometry>| {
+        let one = |index: usize| {
+            let of = index * plane..(index + 1) * plane;
+            let own = &bands[index].autocovariance;
+            cmodel::Band {
+                values: &values[of.clone()],
+                sky: f64::from(evidence.sky[index]),
+                variance: &evidence.variance[of.clone()],
+                counts: &evidence.counts[of],
+                psf: &psfs[index],
+                correlated: (evidence.noise == NoiseModel::Correlated).then_some((own.lag, own.values.as_slice())),
+            }
+        };
+        let bands: Vec<cmodel::Band> = (0..bands.len()).map(one).collect();
+        let shape = field.shape.map(|side| side as usize);
+        cmodel::measure(&bands, evidence.reference, shape, field.target, start.map(|found| found.shapes))
+    };
+    let observed = measure(evidence.data, None)?;
+    let model = measure(evidence.model, observed.as_ref())?;
+    let number = |found: &Option<Photometry>, of: fn(&Photometry) -> &[f64], index: usize| {
+        found.as_ref().map_or(f64::NAN, |found| of(found)[index])
+    };
+    let one = |index: usize| Aperture {
+        observed: number(&observed, |found| &found.flux, index),
+        error: number(&observed, |found| &found.error, index),
+        model: number(&model, |found| &found.flux, index),
+    };
+    Ok((0..bands.len()).map(one).collect())
+}
+
+/// A band's PSF with the detector's pixels as the unit.
+fn kernel(evidence: &Evidence, band: &Band) -> Result<Psf> {
+    let values: Vec<f64> = band.psf.values.iter().map(|&value| f64::from(value)).collect();
+    let [rows, columns] = band.psf.shape;
+    Psf::new(&values, rows, columns, 1.0, evidence.psf_includes_pixel)
+        .map_err(|error| Error::object(&evidence.observation.id, format!("PSF of band {}: {error}", band.name)))
 }

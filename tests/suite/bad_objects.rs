@@ -104,6 +104,11 @@ fn bad_objects_get_a_reason_and_no_numbers() {
     let good = &rows["sim-0000"];
     assert!(numbers.iter().all(|name| good[*name].parse::<f64>().is_ok()), "{good:?}");
     assert_eq!((good["status"].as_str(), good["reason"].as_str()), ("done", ""));
+    // Photometry of the input is measured where there is an input, and never else.
+    let cmodel = ["cmodel_flux_r", "cmodel_flux_error_r", "cmodel_flux_model_r"];
+    assert!(cmodel.iter().all(|name| good[*name].parse::<f64>().unwrap() > 0.0), "{good:?}");
+    let failed = rows.values().filter(|row| row["status"] == "failed");
+    assert_eq!(failed.filter(|row| cmodel.iter().all(|name| row[*name].is_empty())).count(), 3);
     for (id, status, flag, reason) in [
         ("sim-0001", "done", "not_detected", "not summarised: kron_flux is below"),
         ("sim-0002", "failed", "", "pixels at the target's position are saturated, masked"),

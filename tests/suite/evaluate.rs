@@ -63,6 +63,26 @@ fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
     let all = json(
         unseeing().args(["evaluate", "compare"]).arg(&run).arg("--truth").arg(&truth).args(["--only", "sim-0001"]),
     );
+    // The PSFs are found from one shard too, which says no more of where the config was; from a copy elsewhere they are not.
+    let shard = run.join("shards/00000.h5");
+    let compare = |file: &Path| {
+        let mut command = unseeing();
+        command.args(["evaluate", "compare"]).arg(file).arg("--truth").arg(&truth).args(["--only", "sim-0001"]);
+        command.output().unwrap()
+    };
+    assert!(compare(&shard).status.success());
+    let copy = folder.path().join("copy.h5");
+    std::fs::copy(&shard, &copy).unwrap();
+    let error = compare(&copy);
+    let told = String::from_utf8_lossy(&error.stderr);
+    assert!(error.status.code() == Some(2) && told.contains("give --psf"), "{told}");
+    // What is drawn into the run's figures is in its report.
+    std::fs::create_dir(run.join("figures")).unwrap();
+    std::fs::copy(&plot, run.join("figures/recovery & co.png")).unwrap();
+    let made = unseeing().args(["report", "--no-pictures"]).arg(&run).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let page = std::fs::read_to_string(run.join("report/index.html")).unwrap();
+    assert!(page.contains("<h2>recovery &amp; co</h2><img alt=\"recovery &amp; co\" src=\"data:image/png;base64,"));
     let entries = all["objects"][0]["entries"].as_array().unwrap();
     let methods: Vec<_> = entries.iter().map(|entry| entry["method"].as_str().unwrap()).collect();
     assert_eq!(
@@ -111,12 +131,22 @@ fn evaluate_recovery_counts_claims_of_injected_features() {
     assert_ne!(read(&survey, "sim-0000"), read(&plain, "sim-0000"));
 }
 
+/// Fluxes of an object in nJy, from the magnitudes in the catalogue of a simulated survey.
+fn truth_of(survey: &Path, id: &str) -> [f64; 3] {
+    let text = std::fs::read_to_string(survey.join("catalog.csv")).unwrap();
+    let row = text.lines().find(|line| line.starts_with(&format!("{id},"))).unwrap();
+    let magnitudes: Vec<f64> = row.split(',').skip(4).map(|cell| cell.parse().unwrap()).collect();
+    [0, 1, 2].map(|band| 10f64.powf(0.4 * (31.4 - magnitudes[band])))
+}
+
 /// A point keeps its flux and comes out smaller than the PSF.
 #[test]
 fn evaluate_recovery_of_points() {
     /// Few draws of few steps give the flux of a bright point to some per cent, and its size to some tens.
     const FLUX: f64 = 0.03;
     const SIZE: f64 = 0.5;
+    /// What is off beyond the noise: PSFs are images cut at 3.6 arcsec.
+    const CMODEL: f64 = 0.01;
     let folder = tempfile::tempdir().unwrap();
     let options =
         ["--galaxies", "point", "--objects", "3", "--samples", "4", "--redshift", "0.3,0.5", "--magnitude", "19,20"];
@@ -150,8 +180,18 @@ fn evaluate_recovery_of_points() {
         let (fixed, matched) = (spread(of("aperture_flux")), spread(of("matched_flux")));
         println!("spread over bands {fixed:.4}, matched {matched:.4}");
         assert!(matched < 0.2 * fixed && matched < 0.01, "{fixed} {matched}");
-        for (data, model) in of("matched_flux").into_iter().zip(of("matched_flux_model")) {
-            assert!((model / data - 1.0).abs() < FLUX, "{data} {model}");
+        for name in ["matched_flux", "cmodel_flux"] {
+            for (data, model) in of(name).into_iter().zip(of(&format!("{name}_model"))) {
+                assert!((model / data - 1.0).abs() < FLUX, "{name}: {data} {model}");
+            }
+        }
+        // cModel fluxes are total ones, whatever the PSF: those of the catalogue.
+        let (flux, error) = (of("cmodel_flux"), of("cmodel_flux_error"));
+        let truth = truth_of(&survey, &row[0]);
+        println!("cModel {flux:.0?} +- {error:.0?}, truth {truth:.0?}");
+        for band in 0..3 {
+            let off = (flux[band] - truth[band]).abs();
+            assert!(off < 5.0 * error[band] + CMODEL * truth[band], "{flux:?} {error:?} {truth:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `unseeing evaluate compare`: posteriors against sharp images or simulated truths, beside Richardson-Lucy and Wiener.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::{ArgGroup, Args as ClapArgs};
 use serde::Serialize;
@@ -193,13 +193,32 @@ fn psf(args: &Args, record: &ObjectRecord, meta: &ShardMeta, band: &str, pitch: 
             if path.is_empty() || path.contains('{') || record.id.contains(['/', '\\']) {
                 return Err(Error::usage(format!("the pattern `{pattern}` does not tell the PSF's file: give --psf")));
             }
-            PathBuf::from(path)
+            let relative = Path::new(&path).is_relative();
+            config_folder(&args.run, &config).filter(|_| relative).unwrap_or_default().join(path)
         }
     };
+    if !path.is_file() {
+        let what = "there is no such file: give --psf, or call from the folder of the survey's config";
+        return Err(Error::usage(format!("{}: {what}", path.display())));
+    }
     let image = read_image(Path::new(&path))?;
     let values: Vec<f64> = image.values.iter().map(|&value| f64::from(value)).collect();
     let includes_pixel = config["data"]["psf_includes_pixel"].as_bool().unwrap_or(true);
     Psf::new(&values, image.shape[0], image.shape[1], pitch, includes_pixel).map_err(|error| Error::file(&path, error))
+}
+
+/// The folder that the config's paths are relative to, if that of the run tells: it is as many folders up as `survey.folder`
+/// has, and a product file lies in the run folder's `shards`.
+fn config_folder(run: &Path, config: &Value) -> Option<PathBuf> {
+    let inside: PathBuf = Path::new(config["survey"]["folder"].as_str()?)
+        .components()
+        .filter(|part| *part != Component::CurDir)
+        .collect();
+    let run = run.canonicalize().ok()?;
+    let folder = if run.is_dir() { run.as_path() } else { run.parent()?.parent()? };
+    let up = inside.components().count();
+    let known = inside.is_relative() && inside.components().all(|part| matches!(part, Component::Normal(_)));
+    folder.ancestors().nth(up).filter(|_| known && folder.ends_with(&inside)).map(Path::to_path_buf)
 }
 
 /// Convolution with a Gaussian of `sigma` pixels; nothing outside of the field.

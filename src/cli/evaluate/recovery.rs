@@ -172,13 +172,13 @@ fn print(report: &Report, meta: &ShardMeta) {
     let bands: Vec<String> = meta.bands.iter().enumerate().map(|(index, band)| format!("{index} = {band}")).collect();
     println!("bands: {}; bias is relative for fluxes and radii\n", bands.join(", "));
     println!(
-        "{:<14}{:<14}{:>12}{:>5}{:>20}{:>17}{:>15}{:>8}",
-        "quantity", "binned by", "bin", "n", "bias", "pull", "sd of pull", "in 1 sd"
+        "{:<14}{:<14}{:>12}{:>5}{:>20}{:>17}{:>15}{:>8}{:>12}",
+        "quantity", "binned by", "bin", "n", "bias", "pull", "sd of pull", "in 1 sd", "(expected)"
     );
     for row in &report.rows {
         let bin = row.high.map_or(format!("> {}", row.low), |high| format!("{} - {high}", row.low));
         println!(
-            "{:<14}{:<14}{bin:>12}{:>5}{:>10.4} +- {:<6.4}{:>8.2} +- {:<5.2}{:>6.2} +- {:<5.2}{:>8.2}",
+            "{:<14}{:<14}{bin:>12}{:>5}{:>10.4} +- {:<6.4}{:>8.2} +- {:<5.2}{:>6.2} +- {:<5.2}{:>8.2}{:>12.2}",
             row.quantity,
             row.binned_by,
             row.objects,
@@ -188,7 +188,8 @@ fn print(report: &Report, meta: &ShardMeta) {
             row.pull.error,
             row.pull_sd.value,
             row.pull_sd.error,
-            row.within_1_sd
+            row.within_1_sd,
+            row.within_1_sd_expected
         );
     }
     for response in &report.responses {

@@ -38,6 +38,8 @@ guidance = 1.0
 samples = 256
 block = 16
 keep_draws = 0
+[flags]
+cmodel = 5.0
 [run]
 device = "cpu"
 threads = 1
@@ -117,6 +119,7 @@ fn semantic_errors_name_file_line_and_key() {
     expect("samples = 256", "samples = 1", "posterior.samples", "at least 2");
     expect("block = 16", "block = 0", "posterior.block", "at least 1");
     expect("keep_draws = 0", "keep_draws = 257", "posterior.keep_draws", "257 of 256");
+    expect("cmodel = 5.0", "cmodel = 0.0", "flags.cmodel", "positive");
     expect("threads = 1", "threads = 0", "run.threads", "at least 1");
     expect("journal_interval = 60.0", "journal_interval = 0.0", "run.journal_interval", "positive");
     expect("hang_timeout = 300.0", "hang_timeout = -1.0", "run.hang_timeout", "positive");
