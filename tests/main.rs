@@ -26,6 +26,8 @@ mod estimate;
 mod evaluate;
 #[path = "suite/failpoints.rs"]
 mod failpoints;
+#[path = "suite/foreign.rs"]
+mod foreign;
 #[path = "suite/import.rs"]
 mod import;
 #[path = "suite/inputs.rs"]

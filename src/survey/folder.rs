@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::plan::Plan;
 use crate::config::Config;
+use crate::io::seal;
 use crate::{Error, Result};
 
 /// Paths inside a run folder.
@@ -111,6 +113,26 @@ impl Folder {
 
     pub fn receipt(&self, shard: u32) -> PathBuf {
         self.receipts().join(format!("{shard:05}.json"))
+    }
+
+    /// What lies here and is damaged, or belongs to no shard of the plan: each as an error that names it. Products, bundles and
+    /// the table of targets are checked elsewhere.
+    pub fn strangers(&self, plan: &Plan) -> Result<Vec<Error>> {
+        let mut found = Vec::new();
+        for folder in [self.claims(), self.journals(), self.inputs(), self.shards(), self.receipts()] {
+            // Inputs need not be packed.
+            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            for path in entries.flatten().map(|entry| entry.path()) {
+                let number = path.file_name().and_then(|name| name.to_str()?.split('.').next()?.parse().ok());
+                found.extend(number.and_then(|shard| plan.has(shard, &path).err()));
+            }
+        }
+        let copy = self.config();
+        if fs::read(&copy).is_ok_and(|text| !seal::lines_are_whole(&text)) {
+            let what = "is damaged, its seal does not fit. Remove it: it is a copy for people, which no command reads";
+            found.push(Error::file(&copy, what));
+        }
+        Ok(found)
     }
 
     /// The attempts of every shard that has files `NNNNN.kind.attempt` in `claims` or `journals`, in rising order.

@@ -11,11 +11,11 @@ use super::folder::Folder;
 use super::pins::{self, Code};
 use crate::catalog::Target;
 use crate::config::{Config, DeviceKind};
-use crate::io::{digest, publish};
+use crate::io::{digest, publish, seal};
 use crate::{Error, Result};
 
 /// The format of the plan files. A program refuses plans of another format.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// The way out where the table of targets is not what it should be.
 const TARGETS: &str = "put the whole file back, or plan in another folder, `survey.folder`";
@@ -110,10 +110,9 @@ impl Plan {
         };
         let text =
             toml::to_string(config).map_err(|error| Error::internal(format!("cannot write the config: {error}")))?;
-        publish::publish_bytes(&folder.config(), text.as_bytes())?;
+        publish::publish_bytes(&folder.config(), seal::lines(&text).as_bytes())?;
         // Last, because a folder with a plan is a planned survey.
-        let text = serde_json::to_vec_pretty(&plan).map_err(|error| Error::internal(error.to_string()))?;
-        publish::publish_bytes(&folder.plan(), &text)?;
+        publish::publish_bytes(&folder.plan(), &seal::json(&plan)?)?;
         Ok(plan)
     }
 
@@ -130,14 +129,14 @@ impl Plan {
             format: u32,
             version: String,
         }
-        let broken = |error: serde_json::Error| {
+        let broken = |what: &dyn std::fmt::Display| {
             Error::usage(format!(
-                "{}: is no plan: {error}. Put the whole file back, or plan in another folder (`survey.folder`): without \
+                "{}: is no plan: {what}. Put the whole file back, or plan in another folder (`survey.folder`): without \
                  it, what lies here cannot be used",
                 path.display()
             ))
         };
-        let head: Head = serde_json::from_slice(&bytes).map_err(broken)?;
+        let head: Head = serde_json::from_slice(&bytes).map_err(|error| broken(&error))?;
         if head.format != FORMAT {
             return Err(Error::usage(format!(
                 "{}: the plan has format {}, this program knows format {FORMAT}: finish it with unseeing {}, or plan \
@@ -147,7 +146,10 @@ impl Plan {
                 head.version
             )));
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(broken)
+        if !seal::json_is_whole(&bytes) {
+            return Err(broken(&"it is damaged, its seal does not fit"));
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| broken(&error))
     }
 
     /// The survey's plan: made if there is none yet, checked against the config and its files if there is. The flag says
@@ -225,6 +227,17 @@ impl Plan {
         }
         postcard::from_bytes(&bytes)
             .map_err(|error| Error::file(&path, format!("the targets of shard {shard} cannot be read: {error}")))
+    }
+
+    /// An error of the file at `path`, which is one of a shard that this plan has not.
+    pub fn has(&self, shard: u32, path: &Path) -> Result<()> {
+        match (shard as usize) < self.shards.len() {
+            true => Ok(()),
+            false => Err(Error::file(
+                path,
+                format!("belongs to another survey: this one has no shard {shard}, but {}. Remove it", self.shards.len()),
+            )),
+        }
     }
 
     /// The range of a shard.
@@ -331,7 +344,7 @@ mod tests {
         // A plan of other code: not that of another build of the same code, which is the plan of above.
         let mut other = plan.clone();
         other.code.arithmetic += 1;
-        std::fs::write(folder.plan(), serde_json::to_vec(&other).unwrap()).unwrap();
+        std::fs::write(folder.plan(), seal::json(&other).unwrap()).unwrap();
         assert!(drift(&config).contains("arithmetic was version"), "{}", drift(&config));
         std::fs::write(folder.plan(), bytes).unwrap();
         std::fs::write(&config.prior.path, b"other weights").unwrap();
