@@ -20,6 +20,10 @@ const FORMAT: u32 = 4;
 /// The way out where the table of targets is not what it should be.
 const TARGETS: &str = "put the whole file back, or plan in another folder, `survey.folder`";
 
+/// Config keys that name files.
+const CATALOG: &str = "catalog.paths";
+const PRIOR: &str = "prior.path";
+
 /// Config keys that do not touch the products and may be changed after planning.
 const FREE_KEYS: [&str; 5] =
     ["survey.folder", "run.journal_interval", "run.hang_timeout", "run.claim_timeout", "run.time_limit"];
@@ -33,9 +37,10 @@ pub struct FileDigest {
 }
 
 impl FileDigest {
-    /// The digest of the file at `path` as it is now; `written` is what the config calls it.
-    pub fn of(path: &Path, written: &Path) -> Result<FileDigest> {
-        let blake3 = digest::file(path).map_err(|error| Error::usage(error.to_string()))?;
+    /// The digest of the file at `path` as it is now; `written` is what the config calls it, under `key`.
+    pub fn of(path: &Path, written: &Path, key: &str) -> Result<FileDigest> {
+        let blake3 = digest::file(path)
+            .map_err(|error| Error::usage(format!("{error}: put the file there, or mend `{key}` in the config")))?;
         Ok(FileDigest { path: written.to_path_buf(), blake3 })
     }
 }
@@ -82,8 +87,8 @@ impl Plan {
     fn create(config: &Config, folder: &Folder, targets: &mut dyn Iterator<Item = Result<Target>>) -> Result<Plan> {
         let written = config.as_written();
         let catalog = config.catalog.paths.iter().zip(&written.catalog.paths);
-        let catalog = catalog.map(|(path, written)| FileDigest::of(path, written)).collect::<Result<_>>()?;
-        let prior = FileDigest::of(&config.prior.path, &written.prior.path)?;
+        let catalog = catalog.map(|(path, written)| FileDigest::of(path, written, CATALOG)).collect::<Result<_>>()?;
+        let prior = FileDigest::of(&config.prior.path, &written.prior.path, PRIOR)?;
         folder.create()?;
         let shards = publish::publish(&folder.targets(), |file| {
             let mut table = std::io::BufWriter::new(file);
@@ -122,7 +127,9 @@ impl Plan {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::file(&path, format!("cannot read the plan: {error}"))),
+            Err(error) => {
+                return Err(Error::usage(format!("{}: cannot read the plan (`survey.folder`): {error}", path.display())));
+            }
         };
         #[derive(Deserialize)]
         struct Head {
@@ -173,9 +180,9 @@ impl Plan {
         let written = config.as_written();
         compare("", &self.config, &to_value(&written)?, &mut drifts);
         type Paths<'a> = (&'a [PathBuf], &'a [PathBuf]);
-        let moved = |what: &str, planned: &[FileDigest], now: Paths, drifts: &mut Vec<String>| -> Result<()> {
+        let moved = |what: &str, key: &str, planned: &[FileDigest], now: Paths, drifts: &mut Vec<String>| -> Result<()> {
             for (path, written) in now.0.iter().zip(now.1) {
-                let found = FileDigest::of(path, written)?;
+                let found = FileDigest::of(path, written, key)?;
                 // A path that the plan does not know is a drift of the config, which has been reported.
                 let Some(old) = planned.iter().find(|old| old.path == *written) else { continue };
                 if old.blake3 != found.blake3 {
@@ -185,9 +192,9 @@ impl Plan {
             Ok(())
         };
         let one = std::slice::from_ref::<PathBuf>;
-        moved("catalogue", &self.catalog, (&config.catalog.paths, &written.catalog.paths), &mut drifts)?;
+        moved("catalogue", CATALOG, &self.catalog, (&config.catalog.paths, &written.catalog.paths), &mut drifts)?;
         let prior = (one(&config.prior.path), one(&written.prior.path));
-        moved("prior", std::slice::from_ref(&self.prior), prior, &mut drifts)?;
+        moved("prior", PRIOR, std::slice::from_ref(&self.prior), prior, &mut drifts)?;
         drifts.extend(Code::this(config.run.device)?.drifts(&self.code, &self.version));
         if drifts.is_empty() {
             return Ok(());

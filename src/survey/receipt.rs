@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::folder::Folder;
+use super::folder::{Folder, LOST};
 use super::plan::Plan;
 use crate::config::Config;
 use crate::io::{digest, publish, seal};
@@ -128,19 +128,36 @@ impl Receipt {
     pub fn list(folder: &Folder) -> Result<BTreeSet<u32>> {
         let path = folder.receipts();
         let entries = std::fs::read_dir(&path)
-            .map_err(|error| Error::file(&path, format!("cannot list (is this a run folder?): {error}")))?;
+            .map_err(|error| Error::file(&path, format!("cannot list ({LOST}): {error}")))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
+    }
+
+    /// An error if the product is not there any more: it may have been purged, or moved. Its content is not looked at.
+    pub fn check_there(&self, folder: &Folder) -> Result<()> {
+        let path = folder.root().join(&self.file);
+        match path.exists() {
+            true => Ok(()),
+            false => Err(self.fault(folder, "is not there any more, but has a receipt")),
+        }
+    }
+
+    /// An error of the product, with the way out.
+    fn fault(&self, folder: &Folder, what: impl std::fmt::Display) -> Error {
+        let own = folder.receipt(self.shard);
+        let way_out = format!("remove its receipt {}, and the shard is done again", own.display());
+        Error::file(folder.root().join(&self.file), format!("{what}: {way_out}"))
     }
 
     /// Checks the product against the receipt; the error tells what differs.
     pub fn check(&self, folder: &Folder, plan_digest: &str, writer: &dyn ShardWriter) -> Result<()> {
         let path = folder.root().join(&self.file);
-        let own = folder.receipt(self.shard);
-        let way_out = format!("remove its receipt {}, and the shard is done again", own.display());
-        let fault = |what: String| Error::file(&path, format!("{what}: {way_out}"));
+        let fault = |what: String| self.fault(folder, what);
         self.check_plan(folder, plan_digest)?;
-        let found = digest::file(&path).map_err(|error| fault(error.to_string()))?;
+        let found = digest::file(&path).map_err(|error| match error {
+            Error::File { what, .. } => fault(what),
+            other => other,
+        })?;
         if found != self.blake3 {
             return Err(fault(format!("its digest is {found}, the receipt says {}", self.blake3)));
         }

@@ -24,11 +24,13 @@ pub struct Cleared {
     pub busy: Vec<u32>,
     /// Shards whose claims were freed.
     pub claims: Vec<u32>,
+    /// Objects that were asked for and have not failed, or are not in the survey.
+    pub not_failed: Vec<String>,
 }
 
 /// Clears failed objects: all of them, or those in `ids`. Objects that are done are kept, from the journals.
 pub fn objects(folder: &Folder, plan: &Plan, ids: &BTreeSet<String>) -> Result<Cleared> {
-    let mut cleared = Cleared::default();
+    let (mut cleared, mut asked) = (Cleared::default(), ids.clone());
     let mut receipts: BTreeMap<u32, Receipt> =
         Receipt::all(folder, plan)?.into_iter().map(|receipt| (receipt.shard, receipt)).collect();
     let digest = plan.digest()?;
@@ -70,11 +72,13 @@ pub fn objects(folder: &Folder, plan: &Plan, ids: &BTreeSet<String>) -> Result<C
         let claim = if held { None } else { Claim::take(folder, shard, attempt)? };
         let Some(claim) = claim else {
             cleared.busy.push(shard);
+            failed.into_iter().for_each(|(_, id)| _ = asked.remove(&id));
             continue;
         };
         let mut journal = ShardJournal::create(folder, &digest, shard, attempt)?;
         for (object, id) in failed {
             journal.retry(object)?;
+            asked.remove(&id);
             cleared.objects.push(id);
         }
         journal.sync()?;
@@ -90,6 +94,7 @@ pub fn objects(folder: &Folder, plan: &Plan, ids: &BTreeSet<String>) -> Result<C
         }
         claim.release()?;
     }
+    cleared.not_failed = asked.into_iter().collect();
     Ok(cleared)
 }
 

@@ -140,6 +140,7 @@ fn finished(prepared: &Prepared) -> Result<Option<i32>> {
 /// Objects, failed objects and shards that have receipts.
 fn published(folder: &Folder, plan: &Plan) -> Result<(u64, u64, usize)> {
     let receipts = Receipt::all(folder, plan)?;
+    receipts.iter().try_for_each(|receipt| receipt.check_there(folder))?;
     let sum = |of: fn(&Receipt) -> u32| receipts.iter().map(|receipt| u64::from(of(receipt))).sum();
     Ok((sum(|receipt| receipt.objects), sum(|receipt| receipt.failed), receipts.len()))
 }

@@ -51,6 +51,12 @@ fn crash_free_receipts_of_other_surveys_plans_and_shards_are_refused() {
     assert_eq!(own.run(0), 3);
     assert_eq!(own.digests(), want);
 
+    // A product that was purged is not done, whatever its receipt says.
+    let product = own.path("run/shards/00000.records");
+    std::fs::rename(&product, own.path("away")).unwrap();
+    refused(&own, "shards/00000.records", &["remove its receipt", receipt], &[RUN, &["verify"]]);
+    std::fs::rename(own.path("away"), &product).unwrap();
+
     // Another shard's, under this name.
     let (path, second) = (own.path("run").join(receipt), own.path("run/receipts/00001.json"));
     std::fs::copy(&second, &path).unwrap();
@@ -96,6 +102,8 @@ fn crash_free_journals_of_other_plans_are_refused_and_strays_are_named() {
     // Files of shards that this survey has not: nobody reads them, and `verify` tells of them.
     let strays = ["claims/00009.claim.1", "journals/00009.journal.2", "shards/00009.records"];
     strays.iter().for_each(|stray| std::fs::write(own.path("run").join(stray), "of another survey").unwrap());
+    // A number that leaves none for the next attempt.
+    std::fs::write(own.path("run/journals/00000.journal.4294967295"), "of nobody").unwrap();
     assert_eq!(call(&own, RUN).0, 0);
     strays.iter().for_each(|stray| refused(&own, stray, &["has no shard 9, but 1. Remove it"], &[&["verify"]]));
     assert_eq!(call(&own, &["retry", "--claims"]).0, 0);
