@@ -373,6 +373,9 @@ fn stop() -> Outcome {
     }
     let worst = seconds.iter().copied().fold(0.0, f64::max);
     let step = f64::from(STOPPED_STEP) / 1000.0;
-    println!("stop: steps of {step} s, {STOPS} stops, from signal to exit {:.2} s (median), {worst:.2} s (worst)", median(&seconds));
+    println!(
+        "stop: steps of {step} s, {STOPS} stops, from signal to exit {:.2} s (median), {worst:.2} s (worst)",
+        median(&seconds)
+    );
     Ok(())
 }

@@ -38,7 +38,10 @@ pub fn run(args: Args) -> Result<i32> {
     let run = if named_by_config { Folder::find(&args.run)?.root().to_path_buf() } else { args.run };
     let table = args.catalogue.unwrap_or_else(|| args.out.with_extension("fits"));
     if table == args.out {
-        return Err(Error::usage(format!("{}: is asked for as joined file and as catalogue (--catalogue)", table.display())));
+        return Err(Error::usage(format!(
+            "{}: is asked for as joined file and as catalogue (--catalogue)",
+            table.display()
+        )));
     }
     let folder = Folder::new(&run);
     if let Some(plan) = Plan::read(&folder)? {

@@ -90,7 +90,12 @@ pub fn read(path: &Path, mut visit: impl FnMut(Frame) -> Result<()>) -> Result<u
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(Error::file(path, format!("cannot read the journal (without it, what it holds is done again): {error}"))),
+        Err(error) => {
+            return Err(Error::file(
+                path,
+                format!("cannot read the journal (without it, what it holds is done again): {error}"),
+            ));
+        }
     };
     let mut position = 0;
     let mut skipped = 0;

@@ -132,7 +132,10 @@ pub fn products(place: &Path) -> Result<Vec<Product>> {
             Error::file(&path, format!("is no receipt (remove it, and its shard is done again): {error}"))
         })?;
         if !seal::json_is_whole(&text) {
-            return Err(Error::file(&path, "is damaged, its seal does not fit (remove it, and its shard is done again)"));
+            return Err(Error::file(
+                &path,
+                "is damaged, its seal does not fit (remove it, and its shard is done again)",
+            ));
         }
         let timed = receipt.objects > 0 && receipt.worker_seconds > 0.0;
         products.push(Product {
@@ -192,7 +195,10 @@ pub fn missing(place: &Path) -> Result<Option<Missing>> {
         Error::file(&path, format!("is no plan: {error}. Put the whole file back, or plan in another folder"))
     })?;
     if !seal::json_is_whole(&text) {
-        return Err(Error::file(&path, "is damaged, its seal does not fit. Put the whole file back, or plan in another folder"));
+        return Err(Error::file(
+            &path,
+            "is damaged, its seal does not fit. Put the whole file back, or plan in another folder",
+        ));
     }
     let mut objects = plan.objects;
     let products = products(place)?;

@@ -24,7 +24,8 @@ use crate::{Error, Result};
 /// No shard is tried so often: a file with a higher number is not ours, and there must always be a next one.
 const MOST_ATTEMPTS: u32 = 1_000_000_000;
 /// The way out where a folder of the run folder is missing.
-pub(super) const LOST: &str = "is this a run folder? If it is, `unseeing run` makes what is missing, and does again what it held";
+pub(super) const LOST: &str =
+    "is this a run folder? If it is, `unseeing run` makes what is missing, and does again what it held";
 
 /// Paths inside a run folder.
 #[derive(Clone, Debug)]
@@ -142,8 +143,8 @@ impl Folder {
 
     /// The attempts of every shard that has files `NNNNN.kind.attempt` in `claims` or `journals`, in rising order.
     pub fn attempts(folder: &Path, kind: &str) -> Result<BTreeMap<u32, Vec<u32>>> {
-        let entries = fs::read_dir(folder)
-            .map_err(|error| Error::file(folder, format!("cannot list ({LOST}): {error}")))?;
+        let entries =
+            fs::read_dir(folder).map_err(|error| Error::file(folder, format!("cannot list ({LOST}): {error}")))?;
         let mut found: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -128,7 +128,10 @@ impl Plan {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
-                return Err(Error::usage(format!("{}: cannot read the plan (`survey.folder`): {error}", path.display())));
+                return Err(Error::usage(format!(
+                    "{}: cannot read the plan (`survey.folder`): {error}",
+                    path.display()
+                )));
             }
         };
         #[derive(Deserialize)]
@@ -180,17 +183,18 @@ impl Plan {
         let written = config.as_written();
         compare("", &self.config, &to_value(&written)?, &mut drifts);
         type Paths<'a> = (&'a [PathBuf], &'a [PathBuf]);
-        let moved = |what: &str, key: &str, planned: &[FileDigest], now: Paths, drifts: &mut Vec<String>| -> Result<()> {
-            for (path, written) in now.0.iter().zip(now.1) {
-                let found = FileDigest::of(path, written, key)?;
-                // A path that the plan does not know is a drift of the config, which has been reported.
-                let Some(old) = planned.iter().find(|old| old.path == *written) else { continue };
-                if old.blake3 != found.blake3 {
-                    drifts.push(format!("the {what} {} has other content", path.display()));
+        let moved =
+            |what: &str, key: &str, planned: &[FileDigest], now: Paths, drifts: &mut Vec<String>| -> Result<()> {
+                for (path, written) in now.0.iter().zip(now.1) {
+                    let found = FileDigest::of(path, written, key)?;
+                    // A path that the plan does not know is a drift of the config, which has been reported.
+                    let Some(old) = planned.iter().find(|old| old.path == *written) else { continue };
+                    if old.blake3 != found.blake3 {
+                        drifts.push(format!("the {what} {} has other content", path.display()));
+                    }
                 }
-            }
-            Ok(())
-        };
+                Ok(())
+            };
         let one = std::slice::from_ref::<PathBuf>;
         moved("catalogue", CATALOG, &self.catalog, (&config.catalog.paths, &written.catalog.paths), &mut drifts)?;
         let prior = (one(&config.prior.path), one(&written.prior.path));
@@ -242,7 +246,10 @@ impl Plan {
             true => Ok(()),
             false => Err(Error::file(
                 path,
-                format!("belongs to another survey: this one has no shard {shard}, but {}. Remove it", self.shards.len()),
+                format!(
+                    "belongs to another survey: this one has no shard {shard}, but {}. Remove it",
+                    self.shards.len()
+                ),
             )),
         }
     }

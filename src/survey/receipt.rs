@@ -127,8 +127,8 @@ impl Receipt {
     /// The shards that have receipts.
     pub fn list(folder: &Folder) -> Result<BTreeSet<u32>> {
         let path = folder.receipts();
-        let entries = std::fs::read_dir(&path)
-            .map_err(|error| Error::file(&path, format!("cannot list ({LOST}): {error}")))?;
+        let entries =
+            std::fs::read_dir(&path).map_err(|error| Error::file(&path, format!("cannot list ({LOST}): {error}")))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
     }

@@ -111,7 +111,8 @@ pub fn read(folder: &Folder) -> Result<Status> {
         let range = plan.range(shard)?;
         let mut known = vec![Known::nothing(plan.blocks); range.count as usize];
         record::recover(folder, &digest, shard, written, range.first, &mut known)?;
-        if !measured && let (State::Held { holder: Some(holder), .. }, Some((_, earlier))) = (&state, written.split_last())
+        if !measured
+            && let (State::Held { holder: Some(holder), .. }, Some((_, earlier))) = (&state, written.split_last())
         {
             let mut before = vec![Known::nothing(plan.blocks); known.len()];
             record::recover(folder, &digest, shard, earlier, range.first, &mut before)?;

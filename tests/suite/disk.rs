@@ -169,7 +169,8 @@ fn crash_free_packing_and_merging_need_room_and_leave_nothing_half() {
             if !room {
                 full += 1;
                 let (code, said) = call(command, "");
-                let named = said.contains("No space left on device") && [".h5: ", ".fits: "].iter().any(|file| said.contains(file));
+                let named = said.contains("No space left on device")
+                    && [".h5: ", ".fits: "].iter().any(|file| said.contains(file));
                 assert!(code == Some(1) && named, "{command}, {size} KiB: {code:?} {said}");
                 assert!(files().iter().all(|(path, bytes)| want[path] == *bytes), "{command}, {size} KiB");
                 disk.remount("size=64m");

@@ -95,7 +95,8 @@ fn crash_free_journals_of_other_plans_are_refused_and_strays_are_named() {
     let journal = "journals/00000.journal.1";
     let whole = std::fs::read(own.path("run").join(journal)).unwrap();
     copy(&other, &own, journal);
-    let words = ["was written for another plan", "plan it in another folder", "remove it, and what it holds is done again"];
+    let words =
+        ["was written for another plan", "plan it in another folder", "remove it, and what it holds is done again"];
     refused(&own, journal, &words, &[RUN, &["status"], &["retry"]]);
     std::fs::write(own.path("run").join(journal), whole).unwrap();
 
@@ -127,7 +128,12 @@ fn crash_free_planning_anew_over_an_older_survey_mixes_nothing() {
     // Nor is half of its work.
     let survey = begun(5);
     change(&survey, "seed = 5", "seed = 8");
-    refused(&survey, "journals/00000.journal.1", &["was written for another plan", "plan it in another folder"], &[RUN]);
+    refused(
+        &survey,
+        "journals/00000.journal.1",
+        &["was written for another plan", "plan it in another folder"],
+        &[RUN],
+    );
     // The old config makes the old plan again, and all is there.
     change(&survey, "seed = 8", "seed = 5");
     assert_eq!(survey.run(0), 0, "{}", survey.said());

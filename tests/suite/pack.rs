@@ -156,7 +156,8 @@ fn a_merge_of_an_unfinished_survey_has_to_be_asked_for() {
     assert_eq!(whole["catalogue"].as_str().unwrap(), survey.join("survey.fits").to_str().unwrap());
     let table = survey.join("merged.csv");
     merged(&["--catalogue", table.to_str().unwrap()]);
-    let own = unseeing().arg("catalogue").arg(survey.join("survey.h5")).arg("--out").arg(survey.join("own.csv")).status();
+    let own =
+        unseeing().arg("catalogue").arg(survey.join("survey.h5")).arg("--out").arg(survey.join("own.csv")).status();
     assert!(own.unwrap().success());
     let rows = std::fs::read_to_string(&table).unwrap();
     assert!(rows.lines().count() == 6 && rows == std::fs::read_to_string(survey.join("own.csv")).unwrap(), "{rows}");
@@ -174,7 +175,7 @@ fn a_merge_of_an_unfinished_survey_has_to_be_asked_for() {
 /// From another terminal, while ranks work.
 #[test]
 fn mpi_status_of_a_running_survey_is_live() {
-    let survey = ToySurvey::new(&["", "fail=1", "sleep=20", "sleep=20", "sleep=20", "sleep=20"], 2);
+    let survey = ToySurvey::new(&["", "fail=1", "sleep=80", "sleep=80", "sleep=80", "sleep=80"], 2);
     let mut run = survey.start(3);
     let seen = std::cell::Cell::new(0);
     run.until("a shard done and another running", || {

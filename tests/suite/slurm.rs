@@ -36,7 +36,9 @@ impl Cluster {
         let output = Command::new(root().join("tests/slurm-local.sh"))
             .args(["-p", prefix.to_str().unwrap(), "start"])
             .envs([("SLURM_LOCAL_CPUS", "96"), ("SLURM_LOCAL_FEATURES", features)])
-            .envs([("SLURM_LOCAL_NODES", nodes), ("SLURM_LOCAL_GPUS", 8 / nodes)].map(|(name, n)| (name, n.to_string())))
+            .envs(
+                [("SLURM_LOCAL_NODES", nodes), ("SLURM_LOCAL_GPUS", 8 / nodes)].map(|(name, n)| (name, n.to_string())),
+            )
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
