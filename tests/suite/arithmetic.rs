@@ -154,7 +154,7 @@ fn arithmetic_that_moves_numbers_has_a_new_version() {
 
     let record = format!("To be recorded here: {prior}; {ARITHMETIC}; {found:?}; {machine:?}, {content:?}");
     assert!(prior == RECORDED_PRIOR, "the shipped prior is another one, which asks for no new ARITHMETIC. {record}");
-    assert!(ARITHMETIC == RECORDED_ARITHMETIC, "ARITHMETIC is new. {record}");
+    assert_eq!(ARITHMETIC, RECORDED_ARITHMETIC, "ARITHMETIC is new. {record}");
     let moved: Vec<_> =
         RECORDED.iter().zip(found).filter(|(own, new)| (own.1 - new.1).abs() > ROUNDING * own.1.abs()).collect();
     let raise = "raise ARITHMETIC in src/survey/pins.rs";

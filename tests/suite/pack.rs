@@ -194,7 +194,7 @@ fn mpi_status_of_a_running_survey_is_live() {
     let first = ToySurvey::new(&["", "", "sleep=200", "sleep=200"], 4);
     let mut begun = first.start(0);
     begun.until("objects done, and a rate", || {
-        let status = first.journaled().gt(&0).then(|| first.report("status")).unwrap_or_default();
+        let status = if first.journaled() > 0 { first.report("status") } else { Value::Null };
         let number = |key: &str| status[key].as_f64().unwrap_or(0.0);
         first.files("receipts").is_empty() && number("done") >= 2.0 && number("objects_per_hour") > 0.0
     });
