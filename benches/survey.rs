@@ -6,9 +6,10 @@
 //! * peak memory of a rank for 1,000 and for 8,000 objects;
 //! * 64 ranks on this machine, against the content of one;
 //! * dispatch over four ranks of which one is three times slower: the makespan over the ideal one. The steps of this sampler
-//!   are sleeps, so that four ranks do not need four cores.
+//!   are sleeps, so that four ranks do not need four cores;
+//! * seconds from USR1 to the end of a job of three ranks, again and again on one survey.
 //!
-//! `cargo bench --bench survey [-- plan rate memory ranks dispatch]` runs those named, or all.
+//! `cargo bench --bench survey [-- plan rate memory ranks dispatch stop]` runs those named, or all.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,6 +21,7 @@ use unseeing::Result;
 use unseeing::catalog::Target;
 use unseeing::cluster::{self, Solo};
 use unseeing::config::Config;
+use unseeing::evaluate::calibration::probability::median;
 use unseeing::posterior::{Moments, Node};
 use unseeing::product::{ObjectRecord, RecordArray, ShardMeta, Status, read, write_file};
 use unseeing::random::{Key, Purpose};
@@ -51,6 +53,9 @@ const STEP: u32 = 10;
 /// Blocks of an object, and steps of a block (as `toy::config` has them).
 const BLOCKS: u32 = 6;
 const STEPS: u32 = 6;
+/// How often a job is stopped, and milliseconds a step of its toys.
+const STOPS: usize = 11;
+const STOPPED_STEP: u32 = 100;
 /// Names the folder for a process of this bench that is a rank of the dispatch.
 const RANK_OF: &str = "UNSEEING_BENCH_DISPATCH";
 
@@ -65,8 +70,8 @@ fn main() {
         }
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let parts: [Part; 5] =
-        [("plan", plan), ("rate", rate), ("memory", memory), ("ranks", ranks), ("dispatch", dispatch)];
+    let parts: [Part; 6] =
+        [("plan", plan), ("rate", rate), ("memory", memory), ("ranks", ranks), ("dispatch", dispatch), ("stop", stop)];
     for (name, part) in parts {
         if (wanted.is_empty() || wanted.iter().any(|word| word == name))
             && let Err(error) = part()
@@ -336,5 +341,41 @@ fn dispatch() -> Outcome {
             seconds / ideal
         );
     }
+    Ok(())
+}
+
+fn stop() -> Outcome {
+    let root = tempfile::tempdir()?;
+    let mut objects = toy::names(40);
+    objects.iter_mut().for_each(|object| object.1 = format!("sleep={STOPPED_STEP}"));
+    let config = toy::config(root.path(), &objects, 4)?;
+    let journals = || std::fs::read_dir(config.survey.folder.join("journals")).map_or(0, Iterator::count);
+    let mut seconds = Vec::new();
+    for turn in 0..STOPS {
+        let before = journals();
+        let mut command = Command::new("mpirun");
+        command.args(["-n", "3", "--bind-to", "none", "--oversubscribe", PROGRAM, "run", "--engine", "toy"]);
+        command.arg(root.path().join("survey.toml")).envs(MPI).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        while journals() == before && child.try_wait()?.is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Anywhere in a step.
+        std::thread::sleep(Duration::from_millis(300 + 13 * turn as u64));
+        let asked = Instant::now();
+        // SAFETY: a signal to a child that has not been waited for.
+        unsafe { libc::kill(child.id() as i32, libc::SIGUSR1) };
+        let status = child.wait()?;
+        if status.code() != Some(75) {
+            return Err(format!("the job that was to be stopped ended with {status}").into());
+        }
+        seconds.push(asked.elapsed().as_secs_f64());
+    }
+    let worst = seconds.iter().copied().fold(0.0, f64::max);
+    let step = f64::from(STOPPED_STEP) / 1000.0;
+    println!(
+        "stop: steps of {step} s, {STOPS} stops, from signal to exit {:.2} s (median), {worst:.2} s (worst)",
+        median(&seconds)
+    );
     Ok(())
 }

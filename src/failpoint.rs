@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `COUNT` is the passage at which it happens (1 if not given). Actions: `kill` (as by kill -9), `freeze` (as by a stop
-//! signal, until it is woken), `exit` (with 1), and, at this and every later passage, `error`, `full` and `quota`: the
+//! signal, until it is woken), `exit` (with 1), `panic`, and, at this and every later passage, `error`, `full` and `quota`: the
 //! input/output error, full disk or full quota that the operating system would report. For tests only. Without the
 //! variable a passage costs one atomic load.
 
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 const VARIABLE: &str = "UNSEEING_FAILPOINT";
 
 /// Every failpoint, in the order in which a run comes to them.
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 28] = [
     "run.joined",       // the rank is in its job, and has done nothing
     "publish.create",   // before a file to be published is begun
     "publish.written",  // it is written, not flushed
@@ -35,6 +35,7 @@ pub const NAMES: [&str; 27] = [
     "journal.append",   // before a frame
     "journal.torn",     // half of the frame is written
     "journal.appended", // the frame is written
+    "worker.step",      // before a step of the sampler, on the worker's thread
     "journal.sync",     // before the journal is flushed
     "journal.synced",   // it is flushed
     "claim.touch",      // before the claim is touched
@@ -54,6 +55,7 @@ enum Action {
     Kill,
     Freeze,
     Exit,
+    Panic,
     /// An error of the operating system.
     Fail(i32),
 }
@@ -94,6 +96,7 @@ fn parse(text: &str) -> Option<Trap> {
         "kill" => Action::Kill,
         "freeze" => Action::Freeze,
         "exit" => Action::Exit,
+        "panic" => Action::Panic,
         "error" => Action::Fail(libc::EIO),
         "full" => Action::Fail(libc::ENOSPC),
         "quota" => Action::Fail(libc::EDQUOT),
@@ -145,6 +148,7 @@ impl Trap {
                 Ok(())
             }
             Action::Exit if passage == self.count => std::process::exit(1),
+            Action::Panic if passage == self.count => std::panic::panic_any(format!("at the failpoint {}", self.name)),
             _ => Ok(()),
         }
     }

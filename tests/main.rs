@@ -1,5 +1,7 @@
 //! The one integration-test binary: tests of the real program, and of its parts together.
 
+#[path = "suite/arithmetic.rs"]
+mod arithmetic;
 #[path = "suite/bad_objects.rs"]
 mod bad_objects;
 #[path = "suite/calibration.rs"]
@@ -14,6 +16,8 @@ mod common;
 mod crash;
 #[path = "suite/damage.rs"]
 mod damage;
+#[path = "suite/deaths.rs"]
+mod deaths;
 #[path = "suite/disk.rs"]
 mod disk;
 #[path = "suite/doctor.rs"]
@@ -26,6 +30,8 @@ mod estimate;
 mod evaluate;
 #[path = "suite/failpoints.rs"]
 mod failpoints;
+#[path = "suite/foreign.rs"]
+mod foreign;
 #[path = "suite/import.rs"]
 mod import;
 #[path = "suite/inputs.rs"]

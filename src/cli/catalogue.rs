@@ -1,6 +1,6 @@
 //! `unseeing catalogue`: the summary catalogue of a survey, as FITS or CSV.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
@@ -22,11 +22,18 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the command and returns the exit code.
-pub fn run(args: Args) -> Result<i32> {
-    let products = products(&args.run)?;
+/// What a catalogue holds.
+pub(super) struct Summary {
+    objects: usize,
+    failed: usize,
+    columns: Vec<String>,
+}
+
+/// Writes the catalogue of a run folder or product file into files, .fits or .csv.
+pub(super) fn summarise(run: &Path, outs: &[PathBuf]) -> Result<Summary> {
+    let products = products(run)?;
     let Some(first) = products.first() else {
-        return Err(Error::usage(format!("{}: nothing is finished yet, so there is no catalogue", args.run.display())));
+        return Err(Error::usage(format!("{}: nothing is finished yet, so there is no catalogue", run.display())));
     };
     first.check()?;
     let meta = first.open()?.meta;
@@ -46,12 +53,18 @@ pub fn run(args: Args) -> Result<i32> {
             Ok(())
         })?;
     }
-    for out in &args.out {
+    for out in outs {
         catalogue.write(out, &meta)?;
     }
+    let columns = catalogue.columns().iter().map(|column| column.name.clone()).collect();
+    Ok(Summary { objects, failed, columns })
+}
+
+/// Runs the command and returns the exit code.
+pub fn run(args: Args) -> Result<i32> {
+    let Summary { objects, failed, columns } = summarise(&args.run, &args.out)?;
     let missing = missing(&args.run)?;
     if args.json {
-        let columns: Vec<_> = catalogue.columns().iter().map(|column| &column.name).collect();
         let missing =
             missing.map(|missing| serde_json::json!({ "shards": missing.shards.len(), "objects": missing.objects }));
         let report = serde_json::json!({
@@ -60,7 +73,7 @@ pub fn run(args: Args) -> Result<i32> {
         println!("{report:#}");
     } else {
         let files: Vec<_> = args.out.iter().map(|out| out.display().to_string()).collect();
-        let columns = catalogue.columns().len();
+        let columns = columns.len();
         println!("{objects} objects ({failed} failed), {columns} columns, are in {}", files.join(" and "));
         if let Some(missing) = missing {
             println!("{missing}");

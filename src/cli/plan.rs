@@ -9,7 +9,7 @@ use super::{DONE, SOME_FAILED};
 use crate::config::Config;
 use crate::survey::estimate::{self, estimate};
 use crate::survey::folder::Folder;
-use crate::survey::pack::check_inputs;
+use crate::survey::pack::{check_indexes, check_inputs};
 use crate::survey::plan::Plan;
 use crate::survey::run::read_targets;
 use crate::{Error, Result};
@@ -43,6 +43,7 @@ pub fn run(args: Args) -> Result<i32> {
     let config = Config::read(&args.config)?;
     let folder = Folder::new(&config.survey.folder);
     let (plan, new) = Plan::ensure(&config, &folder, || read_targets(&config))?;
+    let packed = check_indexes(&folder, &plan)?;
     let rows = if args.check_inputs { None } else { Some(if new { LOOKED_AT } else { GLANCED_AT }) };
     let looked = match check_inputs(&config, &folder, &plan, rows) {
         Ok(checked) => Some(checked),
@@ -68,8 +69,8 @@ pub fn run(args: Args) -> Result<i32> {
         let report = json!({
             "name": plan.name, "folder": folder.root(), "new": new, "digest": plan.digest()?, "objects": plan.objects,
             "shards": plan.shards.len(), "samples": plan.samples, "block": plan.block, "threads": plan.threads,
-            "cpu_capability": plan.cpu_capability, "catalog": plan.catalog, "prior": plan.prior, "code": plan.code, "inputs": inputs,
-            "estimate": estimate,
+            "cpu_capability": plan.cpu_capability, "catalog": plan.catalog, "prior": plan.prior, "code": plan.code, "packed_shards": packed,
+            "inputs": inputs, "estimate": estimate,
         });
         println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?);
         return Ok(code);
@@ -78,6 +79,9 @@ pub fn run(args: Args) -> Result<i32> {
     println!("{} objects in {} shards", plan.objects, plan.shards.len());
     println!("{} samples each, in blocks of {}", plan.samples, plan.block);
     estimate::words(&estimate).iter().for_each(|line| println!("{line}"));
+    if packed > 0 {
+        println!("inputs of {packed} shards are packed");
+    }
     if let Some(inputs) = inputs {
         println!("inputs of {} objects were read, {} of them cannot be used", inputs.rows, inputs.bad);
         inputs.reasons.iter().for_each(|(id, reason)| println!("  {id}: {reason}"));

@@ -42,6 +42,7 @@ pub fn run(args: Args) -> Result<i32> {
     }
     println!("{} objects will be tried again by the next `unseeing run`", cleared.objects.len());
     cleared.objects.iter().for_each(|id| println!("  {id}"));
+    cleared.not_failed.iter().for_each(|id| println!("{id} has not failed, or is not in this survey"));
     if !cleared.busy.is_empty() {
         println!("shards {:?} are being worked on and were left alone", cleared.busy);
     }

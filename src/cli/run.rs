@@ -19,6 +19,7 @@ use crate::prior::file::draw_samples;
 use crate::survey;
 use crate::survey::engine::Engine;
 use crate::survey::events::Warnings;
+use crate::survey::folder::Folder;
 use crate::survey::product_writer::ProductWriter;
 use crate::survey::receipt::{PlainWriter, ShardWriter};
 use crate::survey::run::Options;
@@ -35,6 +36,9 @@ pub struct Args {
     /// Write a log of each rank into this folder, as JSON lines
     #[arg(long, value_name = "DIR")]
     log_json: Option<PathBuf>,
+    /// Report as JSON at the end: the exit code, and what `unseeing status` tells
+    #[arg(long)]
+    json: bool,
     /// What computes; `toy` is for tests of machines and of this program, and gives no science
     #[arg(long, hide = true, value_enum, default_value = "posterior")]
     engine: EngineKind,
@@ -59,8 +63,9 @@ pub fn run(args: Args) -> Result<i32> {
         signals::stop_before_the_end(&stop);
     }
     failpoint::at("run.joined")?;
+    let leads = comm.rank() == 0;
     let options = Options {
-        config: args.config,
+        config: args.config.clone(),
         factory: match args.engine {
             EngineKind::Posterior => Arc::new(posterior_engine),
             EngineKind::Toy => Arc::new(Toy::build),
@@ -77,7 +82,12 @@ pub fn run(args: Args) -> Result<i32> {
     failpoint::at("run.leaving")?;
     // Before any return, because a rank that leaves without this makes the others wait.
     comm.finish()?;
-    outcome
+    let code = outcome?;
+    if args.json && leads {
+        let status = survey::status::read(&Folder::find(&args.config)?)?;
+        println!("{:#}", serde_json::json!({ "code": code, "status": status }));
+    }
+    Ok(code)
 }
 
 /// The engine that samples posteriors, on this rank's own device.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::DONE;
 use super::run::writer_of;
+use crate::io::seal;
 use crate::product::run::products;
 use crate::survey::folder::Folder;
 use crate::survey::pack;
@@ -24,7 +25,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the command and returns the exit code: 1 if a product is not what its receipt says.
+/// Runs the command and returns the exit code: 1 if a file is not what it should be, or not this survey's.
 pub fn run(args: Args) -> Result<i32> {
     if args.survey.extension().is_some_and(|ending| ending == "h5") {
         return file(&args.survey, args.json);
@@ -37,7 +38,8 @@ pub fn run(args: Args) -> Result<i32> {
     let mut shards = Vec::new();
     let mut faults = 0;
     let mut damaged = Vec::new();
-    for shard in Receipt::list(&folder)? {
+    let planned = |shard: &u32| (*shard as usize) < plan.shards.len();
+    for shard in Receipt::list(&folder)?.into_iter().filter(planned) {
         let checked = Receipt::read(&folder, shard).and_then(|receipt| {
             let receipt = receipt.ok_or_else(|| Error::internal("the receipt has vanished"))?;
             receipt.check(&folder, &digest, writer_of(&receipt.file).as_ref()).map(|()| receipt.content_blake3)
@@ -53,22 +55,24 @@ pub fn run(args: Args) -> Result<i32> {
             }
         }
     }
+    for shard in 0..plan.shards.len() as u32 {
+        damaged.extend(plan.targets(&folder, shard).err().map(|error| error.to_string()));
+    }
+    damaged.extend(folder.strangers(&plan)?.iter().map(Error::to_string));
     let mut bundles = 0;
     for shard in 0..plan.shards.len() as u32 {
         match pack::verify(&folder, &plan, shard) {
             Ok(there) => bundles += usize::from(there),
-            Err(error) => {
-                faults += 1;
-                damaged.push(error.to_string());
-                if !args.json {
-                    println!("inputs of shard {shard:05}: {error}");
-                }
-            }
+            Err(error) => damaged.push(error.to_string()),
         }
+    }
+    faults += damaged.len();
+    if !args.json {
+        damaged.iter().for_each(|fault| println!("{fault}"));
     }
     let complete = shards.len() == plan.shards.len();
     if args.json {
-        let report = json!({ "plan": digest, "complete": complete, "faults": faults, "shards": shards, "bundles": bundles, "damaged_bundles": damaged });
+        let report = json!({ "plan": digest, "complete": complete, "faults": faults, "shards": shards, "bundles": bundles, "other_faults": damaged });
         println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?);
     } else {
         println!("{} of {} shards have receipts, {bundles} have packed inputs", shards.len(), plan.shards.len());
@@ -82,6 +86,10 @@ fn file(path: &Path, json: bool) -> Result<i32> {
     let mut objects = 0;
     let mut content = None;
     for product in products(path)? {
+        // What `merge` made is sealed; a shard of a run folder has its receipt instead.
+        if seal::has_block(path) && !seal::file_is_whole(path)? {
+            return Err(product.with_way_out(Error::file(path, "is damaged, its seal does not fit")));
+        }
         product.read(|shard| {
             content = Some(shard.verify()?);
             objects = shard.len();

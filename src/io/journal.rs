@@ -84,9 +84,19 @@ pub struct Frame<'a> {
     pub digest: [u8; 32],
 }
 
-/// Hands every whole frame to `visit`, in order; returns the number of bytes that were skipped as damaged.
+/// Hands every whole frame to `visit`, in order; returns the number of bytes that were skipped as damaged. A journal that is
+/// not there any more holds nothing: another job has just finished its shard, and tidied up.
 pub fn read(path: &Path, mut visit: impl FnMut(Frame) -> Result<()>) -> Result<u64> {
-    let bytes = std::fs::read(path).map_err(|error| Error::file(path, format!("cannot read the journal: {error}")))?;
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => {
+            return Err(Error::file(
+                path,
+                format!("cannot read the journal (without it, what it holds is done again): {error}"),
+            ));
+        }
+    };
     let mut position = 0;
     let mut skipped = 0;
     while position < bytes.len() {
@@ -182,6 +192,8 @@ mod tests {
         let (path, want) = written(folder.path());
         assert_eq!(frames(&path), (want, 0));
         assert!(Writer::create(&path).is_err());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(frames(&path), (Vec::new(), 0));
     }
 
     #[test]

@@ -1,5 +1,3 @@
-//! The only place that names HDF5 or FITS libraries, and the only one that renames files.
-//! Files: the only place that names hdf5 or fitsio, and the only one that renames.
 //! Files: the only place that names hdf5 or fitsio, and the only one that renames.
 
 pub mod npz;
@@ -13,4 +11,5 @@ pub mod digest;
 pub mod fits;
 pub mod journal;
 mod pickle;
+pub mod seal;
 pub mod torch_save;

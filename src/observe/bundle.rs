@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Attributes of `image`: the WCS of the whole image, which section of it this is, each band's PSF, the source files, and
-//! a digest of all that is used of the object, which is checked at reading.
+//! a digest of all that is used of the object, which is checked at reading. The file is sealed as a whole besides (`io::seal`).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,11 +17,12 @@ use super::cutout::Section;
 use super::{BandInputs, Inputs, Psf};
 use crate::io::digest;
 use crate::io::hdf5::{Attribute, Element, Reader, Writer};
+use crate::io::seal;
 use crate::sky::wcs::TanWcs;
 use crate::{Error, Result};
 
 /// The format of these files. A program refuses others.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// A bundle being written: objects one by one, in the order of the shard.
 pub struct BundleWriter {
@@ -35,7 +36,7 @@ pub struct BundleWriter {
 impl BundleWriter {
     /// Starts the bundle of a shard of the plan with this digest.
     pub fn create(path: &Path, plan: &str, shard: u32) -> Result<BundleWriter> {
-        let writer = Writer::create(path)?;
+        let writer = Writer::create_sealed(path)?;
         writer.attribute("format", &Attribute::Integer(FORMAT))?;
         writer.attribute("plan", &plan.into())?;
         writer.attribute("shard", &Attribute::Integer(u64::from(shard)))?;
@@ -128,6 +129,22 @@ impl Bundle {
             return Err(Error::file(self.reader.path(), what));
         }
         Ok(())
+    }
+
+    /// An error unless every byte of the file is as it was written.
+    pub fn check_bytes(&self) -> Result<()> {
+        match seal::file_is_whole(self.path())? {
+            true => Ok(()),
+            false => Err(self.broken(Error::internal("its bytes are not those that were written"))),
+        }
+    }
+
+    /// An error unless these are the objects of the bundle, in this order.
+    pub fn check_ids<'a>(&self, ids: impl Iterator<Item = &'a str>) -> Result<()> {
+        match ids.eq(self.ids.iter().map(String::as_str)) {
+            true => Ok(()),
+            false => Err(self.broken(Error::internal("its objects are not those of the shard"))),
+        }
     }
 
     pub fn path(&self) -> &Path {

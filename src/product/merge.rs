@@ -63,7 +63,8 @@ pub fn merge(parts: &[Part], out: &Path) -> Result<Merged> {
     let longest = |axis: usize| shards.iter().map(|shard| shard.lengths.observed[axis]).max().unwrap_or(1);
     let lengths = first.meta.lengths(owners.len(), [longest(0), longest(1)]);
     let content_blake3 = publish_path(out, |temporary| {
-        let writer = Writer::create(temporary)?;
+        // Sealed, since no receipt tells its bytes.
+        let writer = Writer::create_sealed(temporary)?;
         first.meta.write(&writer)?;
         let digests: Vec<_> = parts.iter().map(|part| part.content_blake3.as_str()).collect();
         // One text, one digest a line: lists of many strings outgrow what an attribute may hold.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::Shard;
 use super::merge::Part;
-use crate::io::digest;
+use crate::io::{digest, seal};
 use crate::{Error, Result};
 
 /// What is needed of a receipt here; it says more.
@@ -131,6 +131,12 @@ pub fn products(place: &Path) -> Result<Vec<Product>> {
         let receipt: Receipt = serde_json::from_slice(&text).map_err(|error| {
             Error::file(&path, format!("is no receipt (remove it, and its shard is done again): {error}"))
         })?;
+        if !seal::json_is_whole(&text) {
+            return Err(Error::file(
+                &path,
+                "is damaged, its seal does not fit (remove it, and its shard is done again)",
+            ));
+        }
         let timed = receipt.objects > 0 && receipt.worker_seconds > 0.0;
         products.push(Product {
             path: place.join(&receipt.file),
@@ -188,6 +194,12 @@ pub fn missing(place: &Path) -> Result<Option<Missing>> {
     let plan: Plan = serde_json::from_slice(&text).map_err(|error| {
         Error::file(&path, format!("is no plan: {error}. Put the whole file back, or plan in another folder"))
     })?;
+    if !seal::json_is_whole(&text) {
+        return Err(Error::file(
+            &path,
+            "is damaged, its seal does not fit. Put the whole file back, or plan in another folder",
+        ));
+    }
     let mut objects = plan.objects;
     let products = products(place)?;
     for product in &products {

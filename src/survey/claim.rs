@@ -27,13 +27,17 @@ pub struct Holder {
     pub boot: String,
     /// When the process started, in ticks since that boot: process numbers are used again.
     pub started: u64,
+    /// When it took the claim, in seconds since 1970; 0 if it does not tell. For people: staleness goes by touches.
+    #[serde(default)]
+    pub since: u64,
 }
 
 impl Holder {
     /// This process.
     pub fn this() -> Holder {
         let pid = std::process::id();
-        Holder { host: cluster::host(), pid, boot: boot(), started: start_ticks(pid).unwrap_or(0) }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        Holder { host: cluster::host(), pid, boot: boot(), started: start_ticks(pid).unwrap_or(0), since }
     }
 
     /// Whether the process is known to be dead. Of processes on other machines nothing is known.

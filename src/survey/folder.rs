@@ -16,8 +16,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::plan::Plan;
 use crate::config::Config;
+use crate::io::seal;
 use crate::{Error, Result};
+
+/// No shard is tried so often: a file with a higher number is not ours, and there must always be a next one.
+const MOST_ATTEMPTS: u32 = 1_000_000_000;
+/// The way out where a folder of the run folder is missing.
+pub(super) const LOST: &str =
+    "is this a run folder? If it is, `unseeing run` makes what is missing, and does again what it held";
 
 /// Paths inside a run folder.
 #[derive(Clone, Debug)]
@@ -113,10 +121,30 @@ impl Folder {
         self.receipts().join(format!("{shard:05}.json"))
     }
 
+    /// What lies here and is damaged, or belongs to no shard of the plan: each as an error that names it. Products, bundles and
+    /// the table of targets are checked elsewhere.
+    pub fn strangers(&self, plan: &Plan) -> Result<Vec<Error>> {
+        let mut found = Vec::new();
+        for folder in [self.claims(), self.journals(), self.inputs(), self.shards(), self.receipts()] {
+            // Inputs need not be packed.
+            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            for path in entries.flatten().map(|entry| entry.path()) {
+                let number = path.file_name().and_then(|name| name.to_str()?.split('.').next()?.parse().ok());
+                found.extend(number.and_then(|shard| plan.has(shard, &path).err()));
+            }
+        }
+        let copy = self.config();
+        if fs::read(&copy).is_ok_and(|text| !seal::lines_are_whole(&text)) {
+            let what = "is damaged, its seal does not fit. Remove it: it is a copy for people, which no command reads";
+            found.push(Error::file(&copy, what));
+        }
+        Ok(found)
+    }
+
     /// The attempts of every shard that has files `NNNNN.kind.attempt` in `claims` or `journals`, in rising order.
     pub fn attempts(folder: &Path, kind: &str) -> Result<BTreeMap<u32, Vec<u32>>> {
-        let entries = fs::read_dir(folder)
-            .map_err(|error| Error::file(folder, format!("cannot list (is this a run folder?): {error}")))?;
+        let entries =
+            fs::read_dir(folder).map_err(|error| Error::file(folder, format!("cannot list ({LOST}): {error}")))?;
         let mut found: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -124,6 +152,7 @@ impl Folder {
             let numbers = (parts.next().map(str::parse), parts.next(), parts.next().map(str::parse), parts.next());
             if let (Some(Ok(shard)), Some(found_kind), Some(Ok(attempt)), None) = numbers
                 && found_kind == kind
+                && attempt <= MOST_ATTEMPTS
             {
                 found.entry(shard).or_default().push(attempt);
             }

@@ -183,8 +183,7 @@ impl<'a> Leader<'a> {
             tracing::error!("{message}");
             return Ok(*code);
         }
-        let folder = self.survey.folder;
-        let receipts = Receipt::list(folder)?;
+        let receipts = Receipt::all(self.survey.folder, self.survey.plan)?;
         let missing = self.survey.plan.shards.len().saturating_sub(receipts.len());
         if missing > 0 && self.stop.load(Ordering::SeqCst) {
             tracing::info!("stopped early, {missing} shards are not done: run again to go on");
@@ -193,11 +192,7 @@ impl<'a> Leader<'a> {
         if missing > 0 {
             tracing::info!("nothing is left for this job: other jobs work on the last {missing} shards");
         }
-        let mut failed = 0;
-        for shard in receipts {
-            failed += Receipt::read(folder, shard)?.map_or(0, |receipt| receipt.failed);
-        }
-        Ok(if failed > 0 { SOME_FAILED } else { DONE })
+        Ok(if receipts.iter().any(|receipt| receipt.failed > 0) { SOME_FAILED } else { DONE })
     }
 
     pub(super) fn tell(&self, rank: usize, order: ToWorker) -> Result<()> {

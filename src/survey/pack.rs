@@ -29,6 +29,13 @@ pub fn bundle(folder: &Folder, plan: &Plan, shard: u32) -> Result<Option<PathBuf
     Ok(Some(path))
 }
 
+/// The same, once every byte of it has been read against its seal.
+pub fn sound_bundle(folder: &Folder, plan: &Plan, shard: u32) -> Result<Option<PathBuf>> {
+    let found = bundle(folder, plan, shard)?;
+    found.as_deref().map_or(Ok(()), |path| Bundle::open(path)?.check_bytes())?;
+    Ok(found)
+}
+
 /// What was packed.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
@@ -84,9 +91,22 @@ pub fn pack(config: &Config, folder: &Folder, plan: &Plan, stop: &dyn Fn() -> bo
     Ok(report)
 }
 
+/// Reads the indexes of all bundles against the plan and its targets; the number of shards that are packed.
+pub fn check_indexes(folder: &Folder, plan: &Plan) -> Result<usize> {
+    let mut packed = 0;
+    for shard in 0..plan.shards.len() as u32 {
+        if let Some(path) = bundle(folder, plan, shard)? {
+            let targets = plan.targets(folder, shard)?;
+            Bundle::open(&path)?.check_ids(targets.iter().map(|target| target.id.as_str()))?;
+            packed += 1;
+        }
+    }
+    Ok(packed)
+}
+
 /// Reads everything in a shard's bundle, against its digests; false if there is no bundle.
 pub fn verify(folder: &Folder, plan: &Plan, shard: u32) -> Result<bool> {
-    let Some(path) = bundle(folder, plan, shard)? else { return Ok(false) };
+    let Some(path) = sound_bundle(folder, plan, shard)? else { return Ok(false) };
     let bundle = Bundle::open(&path)?;
     for (place, id) in bundle.ids().iter().enumerate() {
         match bundle.inputs(place, id) {
@@ -129,7 +149,8 @@ impl Checked {
     }
 }
 
-/// Reads the inputs of `rows` rows, chosen by the survey's seed, or of all (`None`).
+/// Reads the inputs of `rows` rows, chosen by the survey's seed, or of all (`None`), where a run would: in the bundles of
+/// shards that are packed.
 pub fn check_inputs(config: &Config, folder: &Folder, plan: &Plan, rows: Option<u64>) -> Result<Checked> {
     let reader = InputReader::new(config)?;
     let rows = rows.unwrap_or(u64::MAX).min(plan.objects);
@@ -151,10 +172,15 @@ pub fn check_inputs(config: &Config, folder: &Folder, plan: &Plan, rows: Option<
         if places.is_empty() {
             continue;
         }
+        let packed = bundle(folder, plan, shard)?.map(|path| Bundle::open(&path)).transpose()?;
         let targets = plan.targets(folder, shard)?;
-        for target in places.into_iter().filter_map(|place| targets.get(place as usize)) {
+        for (place, target) in places.into_iter().filter_map(|place| Some((place, targets.get(place as usize)?))) {
             checked.rows += 1;
-            match reader.read(target)? {
+            let inputs = match &packed {
+                Some(packed) => or_reason(packed.inputs(place as usize, &target.id))?,
+                None => reader.read(target)?,
+            };
+            match inputs {
                 Ok(inputs) => checked.add(&inputs, reader.size * reader.pitch(target)?),
                 Err(reason) => {
                     checked.bad += 1;
@@ -196,10 +222,15 @@ impl<'a> InputReader<'a> {
             }
             Inputs::read(target, self.config, self.size * self.pitch(target)?)
         };
-        match read() {
-            Ok(inputs) => Ok(Ok(inputs)),
-            Err(Error::Object { what, .. }) => Ok(Err(what)),
-            Err(other) => Err(other),
-        }
+        or_reason(read())
+    }
+}
+
+/// Inputs, or the object's own trouble.
+fn or_reason(read: Result<Inputs>) -> Result<std::result::Result<Inputs, String>> {
+    match read {
+        Ok(inputs) => Ok(Ok(inputs)),
+        Err(Error::Object { what, .. }) => Ok(Err(what)),
+        Err(other) => Err(other),
     }
 }

@@ -11,14 +11,18 @@ use super::folder::Folder;
 use super::pins::{self, Code};
 use crate::catalog::Target;
 use crate::config::{Config, DeviceKind};
-use crate::io::{digest, publish};
+use crate::io::{digest, publish, seal};
 use crate::{Error, Result};
 
 /// The format of the plan files. A program refuses plans of another format.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// The way out where the table of targets is not what it should be.
 const TARGETS: &str = "put the whole file back, or plan in another folder, `survey.folder`";
+
+/// Config keys that name files.
+const CATALOG: &str = "catalog.paths";
+const PRIOR: &str = "prior.path";
 
 /// Config keys that do not touch the products and may be changed after planning.
 const FREE_KEYS: [&str; 5] =
@@ -33,9 +37,10 @@ pub struct FileDigest {
 }
 
 impl FileDigest {
-    /// The digest of the file at `path` as it is now; `written` is what the config calls it.
-    pub fn of(path: &Path, written: &Path) -> Result<FileDigest> {
-        let blake3 = digest::file(path).map_err(|error| Error::usage(error.to_string()))?;
+    /// The digest of the file at `path` as it is now; `written` is what the config calls it, under `key`.
+    pub fn of(path: &Path, written: &Path, key: &str) -> Result<FileDigest> {
+        let blake3 = digest::file(path)
+            .map_err(|error| Error::usage(format!("{error}: put the file there, or mend `{key}` in the config")))?;
         Ok(FileDigest { path: written.to_path_buf(), blake3 })
     }
 }
@@ -82,8 +87,8 @@ impl Plan {
     fn create(config: &Config, folder: &Folder, targets: &mut dyn Iterator<Item = Result<Target>>) -> Result<Plan> {
         let written = config.as_written();
         let catalog = config.catalog.paths.iter().zip(&written.catalog.paths);
-        let catalog = catalog.map(|(path, written)| FileDigest::of(path, written)).collect::<Result<_>>()?;
-        let prior = FileDigest::of(&config.prior.path, &written.prior.path)?;
+        let catalog = catalog.map(|(path, written)| FileDigest::of(path, written, CATALOG)).collect::<Result<_>>()?;
+        let prior = FileDigest::of(&config.prior.path, &written.prior.path, PRIOR)?;
         folder.create()?;
         let shards = publish::publish(&folder.targets(), |file| {
             let mut table = std::io::BufWriter::new(file);
@@ -110,10 +115,9 @@ impl Plan {
         };
         let text =
             toml::to_string(config).map_err(|error| Error::internal(format!("cannot write the config: {error}")))?;
-        publish::publish_bytes(&folder.config(), text.as_bytes())?;
+        publish::publish_bytes(&folder.config(), seal::lines(&text).as_bytes())?;
         // Last, because a folder with a plan is a planned survey.
-        let text = serde_json::to_vec_pretty(&plan).map_err(|error| Error::internal(error.to_string()))?;
-        publish::publish_bytes(&folder.plan(), &text)?;
+        publish::publish_bytes(&folder.plan(), &seal::json(&plan)?)?;
         Ok(plan)
     }
 
@@ -123,21 +127,26 @@ impl Plan {
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::file(&path, format!("cannot read the plan: {error}"))),
+            Err(error) => {
+                return Err(Error::usage(format!(
+                    "{}: cannot read the plan (`survey.folder`): {error}",
+                    path.display()
+                )));
+            }
         };
         #[derive(Deserialize)]
         struct Head {
             format: u32,
             version: String,
         }
-        let broken = |error: serde_json::Error| {
+        let broken = |what: &dyn std::fmt::Display| {
             Error::usage(format!(
-                "{}: is no plan: {error}. Put the whole file back, or plan in another folder (`survey.folder`): without \
+                "{}: is no plan: {what}. Put the whole file back, or plan in another folder (`survey.folder`): without \
                  it, what lies here cannot be used",
                 path.display()
             ))
         };
-        let head: Head = serde_json::from_slice(&bytes).map_err(broken)?;
+        let head: Head = serde_json::from_slice(&bytes).map_err(|error| broken(&error))?;
         if head.format != FORMAT {
             return Err(Error::usage(format!(
                 "{}: the plan has format {}, this program knows format {FORMAT}: finish it with unseeing {}, or plan \
@@ -147,7 +156,10 @@ impl Plan {
                 head.version
             )));
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(broken)
+        if !seal::json_is_whole(&bytes) {
+            return Err(broken(&"it is damaged, its seal does not fit"));
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| broken(&error))
     }
 
     /// The survey's plan: made if there is none yet, checked against the config and its files if there is. The flag says
@@ -171,21 +183,22 @@ impl Plan {
         let written = config.as_written();
         compare("", &self.config, &to_value(&written)?, &mut drifts);
         type Paths<'a> = (&'a [PathBuf], &'a [PathBuf]);
-        let moved = |what: &str, planned: &[FileDigest], now: Paths, drifts: &mut Vec<String>| -> Result<()> {
-            for (path, written) in now.0.iter().zip(now.1) {
-                let found = FileDigest::of(path, written)?;
-                // A path that the plan does not know is a drift of the config, which has been reported.
-                let Some(old) = planned.iter().find(|old| old.path == *written) else { continue };
-                if old.blake3 != found.blake3 {
-                    drifts.push(format!("the {what} {} has other content", path.display()));
+        let moved =
+            |what: &str, key: &str, planned: &[FileDigest], now: Paths, drifts: &mut Vec<String>| -> Result<()> {
+                for (path, written) in now.0.iter().zip(now.1) {
+                    let found = FileDigest::of(path, written, key)?;
+                    // A path that the plan does not know is a drift of the config, which has been reported.
+                    let Some(old) = planned.iter().find(|old| old.path == *written) else { continue };
+                    if old.blake3 != found.blake3 {
+                        drifts.push(format!("the {what} {} has other content", path.display()));
+                    }
                 }
-            }
-            Ok(())
-        };
+                Ok(())
+            };
         let one = std::slice::from_ref::<PathBuf>;
-        moved("catalogue", &self.catalog, (&config.catalog.paths, &written.catalog.paths), &mut drifts)?;
+        moved("catalogue", CATALOG, &self.catalog, (&config.catalog.paths, &written.catalog.paths), &mut drifts)?;
         let prior = (one(&config.prior.path), one(&written.prior.path));
-        moved("prior", std::slice::from_ref(&self.prior), prior, &mut drifts)?;
+        moved("prior", PRIOR, std::slice::from_ref(&self.prior), prior, &mut drifts)?;
         drifts.extend(Code::this(config.run.device)?.drifts(&self.code, &self.version));
         if drifts.is_empty() {
             return Ok(());
@@ -225,6 +238,20 @@ impl Plan {
         }
         postcard::from_bytes(&bytes)
             .map_err(|error| Error::file(&path, format!("the targets of shard {shard} cannot be read: {error}")))
+    }
+
+    /// An error of the file at `path`, which is one of a shard that this plan has not.
+    pub fn has(&self, shard: u32, path: &Path) -> Result<()> {
+        match (shard as usize) < self.shards.len() {
+            true => Ok(()),
+            false => Err(Error::file(
+                path,
+                format!(
+                    "belongs to another survey: this one has no shard {shard}, but {}. Remove it",
+                    self.shards.len()
+                ),
+            )),
+        }
     }
 
     /// The range of a shard.
@@ -331,7 +358,7 @@ mod tests {
         // A plan of other code: not that of another build of the same code, which is the plan of above.
         let mut other = plan.clone();
         other.code.arithmetic += 1;
-        std::fs::write(folder.plan(), serde_json::to_vec(&other).unwrap()).unwrap();
+        std::fs::write(folder.plan(), seal::json(&other).unwrap()).unwrap();
         assert!(drift(&config).contains("arithmetic was version"), "{}", drift(&config));
         std::fs::write(folder.plan(), bytes).unwrap();
         std::fs::write(&config.prior.path, b"other weights").unwrap();

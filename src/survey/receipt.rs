@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::folder::Folder;
+use super::folder::{Folder, LOST};
 use super::plan::Plan;
 use crate::config::Config;
-use crate::io::{digest, publish};
+use crate::io::{digest, publish, seal};
 use crate::product::ObjectRecord;
 use crate::{Error, Result};
+
+/// The way out where a receipt is not what it should be.
+const AGAIN: &str = "remove it, and its shard is done again";
 
 /// What a shard writer may put beside the records: all of it is the same in every run of the plan.
 pub struct ShardContext<'a> {
@@ -66,42 +69,95 @@ pub struct Receipt {
 
 impl Receipt {
     /// The receipt of a shard, if it has one.
+    ///
+    /// # Errors
+    /// One that is damaged, or another shard's.
     pub fn read(folder: &Folder, shard: u32) -> Result<Option<Receipt>> {
         let path = folder.receipt(shard);
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-                Error::file(&path, format!("is no receipt (remove it, and its shard is done again): {error}"))
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::file(&path, format!("cannot read: {error}"))),
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file(&path, format!("cannot read: {error}"))),
+        };
+        let receipt: Receipt = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::file(&path, format!("is no receipt ({AGAIN}): {error}")))?;
+        if !seal::json_is_whole(&bytes) {
+            return Err(Error::file(&path, format!("is damaged, its seal does not fit ({AGAIN})")));
         }
+        if receipt.shard != shard {
+            return Err(Error::file(&path, format!("is the receipt of shard {} ({AGAIN})", receipt.shard)));
+        }
+        Ok(Some(receipt))
+    }
+
+    /// All receipts of a plan, in the order of its shards.
+    ///
+    /// # Errors
+    /// One that is damaged, or that does not belong to this plan.
+    pub fn all(folder: &Folder, plan: &Plan) -> Result<Vec<Receipt>> {
+        let digest = plan.digest()?;
+        let mut receipts = Vec::new();
+        for shard in Receipt::list(folder)? {
+            plan.has(shard, &folder.receipt(shard))?;
+            // Another job's `retry` may have removed it just now.
+            let Some(receipt) = Receipt::read(folder, shard)? else { continue };
+            receipt.check_plan(folder, &digest)?;
+            receipts.push(receipt);
+        }
+        Ok(receipts)
+    }
+
+    /// An error unless the receipt belongs to the plan with this digest.
+    fn check_plan(&self, folder: &Folder, digest: &str) -> Result<()> {
+        if self.plan == digest {
+            return Ok(());
+        }
+        let what = format!(
+            "belongs to another plan. If the survey was planned anew here, plan it in another folder (`survey.folder`); \
+             else {AGAIN}"
+        );
+        Err(Error::file(folder.receipt(self.shard), what))
     }
 
     /// Publishes the receipt: from here on the shard is done.
     pub fn publish(&self, folder: &Folder) -> Result<()> {
-        let text = serde_json::to_vec_pretty(self).map_err(|error| Error::internal(error.to_string()))?;
-        publish::publish_bytes(&folder.receipt(self.shard), &text)
+        publish::publish_bytes(&folder.receipt(self.shard), &seal::json(self)?)
     }
 
     /// The shards that have receipts.
     pub fn list(folder: &Folder) -> Result<BTreeSet<u32>> {
         let path = folder.receipts();
-        let entries = std::fs::read_dir(&path)
-            .map_err(|error| Error::file(&path, format!("cannot list (is this a run folder?): {error}")))?;
+        let entries =
+            std::fs::read_dir(&path).map_err(|error| Error::file(&path, format!("cannot list ({LOST}): {error}")))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
+    }
+
+    /// An error if the product is not there any more: it may have been purged, or moved. Its content is not looked at.
+    pub fn check_there(&self, folder: &Folder) -> Result<()> {
+        let path = folder.root().join(&self.file);
+        match path.exists() {
+            true => Ok(()),
+            false => Err(self.fault(folder, "is not there any more, but has a receipt")),
+        }
+    }
+
+    /// An error of the product, with the way out.
+    fn fault(&self, folder: &Folder, what: impl std::fmt::Display) -> Error {
+        let own = folder.receipt(self.shard);
+        let way_out = format!("remove its receipt {}, and the shard is done again", own.display());
+        Error::file(folder.root().join(&self.file), format!("{what}: {way_out}"))
     }
 
     /// Checks the product against the receipt; the error tells what differs.
     pub fn check(&self, folder: &Folder, plan_digest: &str, writer: &dyn ShardWriter) -> Result<()> {
         let path = folder.root().join(&self.file);
-        let own = folder.receipt(self.shard);
-        let way_out = format!("remove its receipt {}, and the shard is done again", own.display());
-        let fault = |what: String| Error::file(&path, format!("{what}: {way_out}"));
-        if self.plan != plan_digest {
-            return Err(Error::file(&own, "belongs to another plan: remove it, and the shard is done again"));
-        }
-        let found = digest::file(&path).map_err(|error| fault(error.to_string()))?;
+        let fault = |what: String| self.fault(folder, what);
+        self.check_plan(folder, plan_digest)?;
+        let found = digest::file(&path).map_err(|error| match error {
+            Error::File { what, .. } => fault(what),
+            other => other,
+        })?;
         if found != self.blake3 {
             return Err(fault(format!("its digest is {found}, the receipt says {}", self.blake3)));
         }

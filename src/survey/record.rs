@@ -33,10 +33,15 @@ enum Kind {
     Crashed = 6,
     /// What earlier attempts said of the object's failure is void.
     Retry = 7,
+    /// The digest of the plan that all of the journal is about; first of all.
+    Plan = 8,
 }
 
 /// Reason of objects in flight at two process deaths.
 const CRASHED: &str = "crashed: the process died twice while working on it (`unseeing retry` tries again)";
+/// What is said of the journal of another plan, with the way out.
+const FOREIGN: &str = "was written for another plan. If the survey was planned anew here, plan it in another folder \
+                       (`survey.folder`); else remove it, and what it holds is done again";
 /// Deaths after which an object is given up.
 pub const DEATHS: u32 = 2;
 
@@ -46,8 +51,11 @@ pub struct ShardJournal {
 }
 
 impl ShardJournal {
-    pub fn create(folder: &Folder, shard: u32, attempt: u32) -> Result<ShardJournal> {
-        Ok(ShardJournal { writer: Writer::create(&folder.journal(shard, attempt))? })
+    /// Starts the journal of an attempt at a shard of the plan with this digest.
+    pub fn create(folder: &Folder, plan: &str, shard: u32, attempt: u32) -> Result<ShardJournal> {
+        let mut journal = ShardJournal { writer: Writer::create(&folder.journal(shard, attempt))? };
+        journal.append(Kind::Plan, key(0, 0, 0), &plan)?;
+        Ok(journal)
     }
 
     pub fn record(&mut self, object: u64, record: &ObjectRecord) -> Result<()> {
@@ -129,18 +137,34 @@ impl Known {
     }
 }
 
-/// Reads all journals of a shard. `first` and `count` are its objects; damaged frames are skipped and reported to the log.
-pub fn recover(folder: &Folder, shard: u32, attempts: &[u32], first: u64, known: &mut [Known]) -> Result<()> {
+/// Reads the journals of a shard of the plan with this digest; `first` is the first of the objects that are `known`. Damaged
+/// frames are skipped and reported to the log.
+///
+/// # Errors
+/// A journal of another plan or shard; journals that contradict each other.
+pub fn recover(
+    folder: &Folder,
+    plan: &str,
+    shard: u32,
+    attempts: &[u32],
+    first: u64,
+    known: &mut [Known],
+) -> Result<()> {
     // Frames of the same key must say the same, whichever attempt wrote them.
     let mut seen: HashMap<(u32, Key), [u8; 32]> = HashMap::new();
     for &attempt in attempts {
         let path = folder.journal(shard, attempt);
         let mut in_flight: BTreeSet<usize> = BTreeSet::new();
         let skipped = journal::read(&path, |frame| {
+            if frame.kind == Kind::Plan as u32 {
+                let own: String = value(&path, frame.payload)?;
+                return if own == plan { Ok(()) } else { Err(Error::file(&path, FOREIGN)) };
+            }
             let (object, a, b) = parse(&frame.key);
             let place = object.checked_sub(first).map(|place| place as usize).filter(|&place| place < known.len());
             let Some(place) = place else {
-                return Err(Error::file(&path, format!("speaks of object {object}, which is not in shard {shard}")));
+                let what = format!("speaks of object {object}, which is not in shard {shard}: remove it");
+                return Err(Error::file(&path, what));
             };
             let object = &mut known[place];
             if [Kind::Record, Kind::Node, Kind::State].iter().any(|kind| *kind as u32 == frame.kind) {
@@ -219,6 +243,8 @@ fn parse(key: &Key) -> (u64, u32, u32) {
 mod tests {
     use super::*;
 
+    const PLAN: &str = "the digest of a plan";
+
     fn folder() -> (tempfile::TempDir, Folder) {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::new(root.path());
@@ -229,7 +255,7 @@ mod tests {
     fn recovered(folder: &Folder) -> Result<Vec<Known>> {
         let attempts = Folder::attempts(&folder.journals(), "journal").unwrap();
         let mut known = vec![Known::nothing(2); 3];
-        recover(folder, 0, attempts.get(&0).map_or(&[], Vec::as_slice), 10, &mut known)?;
+        recover(folder, PLAN, 0, attempts.get(&0).map_or(&[], Vec::as_slice), 10, &mut known)?;
         Ok(known)
     }
 
@@ -237,7 +263,7 @@ mod tests {
     fn deaths_are_counted_for_objects_in_flight_only() {
         let (_root, folder) = folder();
         for attempt in 1..=2 {
-            let mut journal = ShardJournal::create(&folder, 0, attempt).unwrap();
+            let mut journal = ShardJournal::create(&folder, PLAN, 0, attempt).unwrap();
             journal.begin(10).unwrap();
             journal.begin(11).unwrap();
             journal.begin(12).unwrap();
@@ -251,10 +277,10 @@ mod tests {
         assert!(known[0].give_up("a").unwrap().reason.starts_with("crashed"));
         assert!(known[1].give_up("b").is_none() && known[2].give_up("c").is_none());
 
-        let mut journal = ShardJournal::create(&folder, 0, 3).unwrap();
+        let mut journal = ShardJournal::create(&folder, PLAN, 0, 3).unwrap();
         journal.crashed(10).unwrap();
         assert!(recovered(&folder).unwrap()[0].give_up("a").is_some());
-        let mut journal = ShardJournal::create(&folder, 0, 4).unwrap();
+        let mut journal = ShardJournal::create(&folder, PLAN, 0, 4).unwrap();
         journal.retry(10).unwrap();
         journal.retry(11).unwrap();
         let mut known = recovered(&folder).unwrap();
@@ -267,7 +293,7 @@ mod tests {
         for attempt in 1..=2 {
             let claim = claim::Claim::take(&folder, 0, attempt).unwrap().unwrap();
             // A full disk: the journal cannot say how it ends.
-            ShardJournal::create(&folder, 0, attempt).unwrap().begin(10).unwrap();
+            ShardJournal::create(&folder, PLAN, 0, attempt).unwrap().begin(10).unwrap();
             claim.release().unwrap();
         }
         assert_eq!(recovered(&folder).unwrap()[0].deaths, 0);
@@ -281,7 +307,7 @@ mod tests {
             SavedBlock { block: 1, state }
         };
         let node = Node { moments: Vec::new(), samples: vec![("s".into(), vec![1.0])], draws: Vec::new() };
-        let mut journal = ShardJournal::create(&folder, 0, 1).unwrap();
+        let mut journal = ShardJournal::create(&folder, PLAN, 0, 1).unwrap();
         journal.begin(10).unwrap();
         journal.state(10, &saved(3)).unwrap();
         journal.node(10, TreeNode::leaf(0), &node).unwrap();
@@ -311,11 +337,29 @@ mod tests {
     #[test]
     fn journals_that_contradict_each_other_are_an_error() {
         let (_root, folder) = folder();
-        ShardJournal::create(&folder, 0, 1).unwrap().record(10, &ObjectRecord::failed("a", "x")).unwrap();
-        ShardJournal::create(&folder, 0, 2).unwrap().record(10, &ObjectRecord::failed("a", "x")).unwrap();
+        ShardJournal::create(&folder, PLAN, 0, 1).unwrap().record(10, &ObjectRecord::failed("a", "x")).unwrap();
+        ShardJournal::create(&folder, PLAN, 0, 2).unwrap().record(10, &ObjectRecord::failed("a", "x")).unwrap();
         assert!(recovered(&folder).unwrap()[0].record.is_some());
-        ShardJournal::create(&folder, 0, 3).unwrap().record(10, &ObjectRecord::failed("a", "y")).unwrap();
+        ShardJournal::create(&folder, PLAN, 0, 3).unwrap().record(10, &ObjectRecord::failed("a", "y")).unwrap();
         let message = recovered(&folder).unwrap_err().to_string();
         assert!(message.contains("00000.journal.3") && message.contains("object 10"), "{message}");
+    }
+
+    #[test]
+    fn a_journal_of_another_plan_or_shard_is_named_and_a_damaged_name_costs_nothing_else() {
+        let (_root, folder) = folder();
+        let record = ObjectRecord::failed("a", "x");
+        ShardJournal::create(&folder, "another plan", 0, 1).unwrap().record(10, &record).unwrap();
+        let message = recovered(&folder).unwrap_err().to_string();
+        assert!(message.contains("00000.journal.1: was written for another plan"), "{message}");
+        // Nothing tells whose it is: its frames count.
+        let path = folder.journal(0, 1);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[50] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(recovered(&folder).unwrap()[0].record.is_some());
+        ShardJournal::create(&folder, PLAN, 0, 2).unwrap().record(99, &record).unwrap();
+        let message = recovered(&folder).unwrap_err().to_string();
+        assert!(message.contains("00000.journal.2: speaks of object 99") && message.contains("remove it"), "{message}");
     }
 }

@@ -1,6 +1,6 @@
 //! Clearing what failed, so that the next run tries it again; and freeing claims whose jobs are known to be gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -24,19 +24,23 @@ pub struct Cleared {
     pub busy: Vec<u32>,
     /// Shards whose claims were freed.
     pub claims: Vec<u32>,
+    /// Objects that were asked for and have not failed, or are not in the survey.
+    pub not_failed: Vec<String>,
 }
 
 /// Clears failed objects: all of them, or those in `ids`. Objects that are done are kept, from the journals.
 pub fn objects(folder: &Folder, plan: &Plan, ids: &BTreeSet<String>) -> Result<Cleared> {
-    let mut cleared = Cleared::default();
-    let receipts = Receipt::list(folder)?;
+    let (mut cleared, mut asked) = (Cleared::default(), ids.clone());
+    let mut receipts: BTreeMap<u32, Receipt> =
+        Receipt::all(folder, plan)?.into_iter().map(|receipt| (receipt.shard, receipt)).collect();
+    let digest = plan.digest()?;
     for shard in 0..plan.shards.len() as u32 {
         let claims = Folder::attempts(&folder.claims(), "claim")?.remove(&shard).unwrap_or_default();
         let journals = Folder::attempts(&folder.journals(), "journal")?.remove(&shard).unwrap_or_default();
-        let receipt = if receipts.contains(&shard) { Receipt::read(folder, shard)? } else { None };
+        let receipt = receipts.remove(&shard);
         let range = plan.range(shard)?;
         let mut known = vec![Known::nothing(plan.blocks); range.count as usize];
-        record::recover(folder, shard, &journals, range.first, &mut known)?;
+        record::recover(folder, &digest, shard, &journals, range.first, &mut known)?;
         let named = |reason_id: &String| ids.is_empty() || ids.contains(reason_id);
         let failed: Vec<(u64, String)> = match &receipt {
             Some(receipt) if receipt.failed == 0 => continue,
@@ -68,11 +72,13 @@ pub fn objects(folder: &Folder, plan: &Plan, ids: &BTreeSet<String>) -> Result<C
         let claim = if held { None } else { Claim::take(folder, shard, attempt)? };
         let Some(claim) = claim else {
             cleared.busy.push(shard);
+            failed.into_iter().for_each(|(_, id)| _ = asked.remove(&id));
             continue;
         };
-        let mut journal = ShardJournal::create(folder, shard, attempt)?;
+        let mut journal = ShardJournal::create(folder, &digest, shard, attempt)?;
         for (object, id) in failed {
             journal.retry(object)?;
+            asked.remove(&id);
             cleared.objects.push(id);
         }
         journal.sync()?;
@@ -88,6 +94,7 @@ pub fn objects(folder: &Folder, plan: &Plan, ids: &BTreeSet<String>) -> Result<C
         }
         claim.release()?;
     }
+    cleared.not_failed = asked.into_iter().collect();
     Ok(cleared)
 }
 
@@ -99,7 +106,8 @@ pub fn claims(folder: &Folder, plan: &Plan) -> Result<Cleared> {
     let journals = Folder::attempts(&folder.journals(), "journal")?;
     for (shard, attempts) in Folder::attempts(&folder.claims(), "claim")? {
         let free = matches!(super::claim::look_now(folder, shard, &attempts, plan)?, State::Free);
-        if receipts.contains(&shard) || free {
+        // Those of shards that the plan has not are nobody's: `verify` names them.
+        if receipts.contains(&shard) || free || shard as usize >= plan.shards.len() {
             continue;
         }
         let last = attempts.last().max(journals.get(&shard).and_then(|attempts| attempts.last()));

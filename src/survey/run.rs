@@ -131,23 +131,18 @@ fn prepare(options: &Options) -> Result<Prepared> {
 
 /// The exit code of a survey that is done already.
 fn finished(prepared: &Prepared) -> Result<Option<i32>> {
-    let (published, failed, shards) = published(&prepared.folder)?;
+    let (published, failed, shards) = published(&prepared.folder, &prepared.plan)?;
     debug_assert!(published <= prepared.plan.objects);
     let code = if failed > 0 { SOME_FAILED } else { DONE };
     Ok((shards >= prepared.plan.shards.len()).then_some(code))
 }
 
 /// Objects, failed objects and shards that have receipts.
-fn published(folder: &Folder) -> Result<(u64, u64, usize)> {
-    let shards = Receipt::list(folder)?;
-    let (mut objects, mut failed) = (0, 0);
-    for &shard in &shards {
-        if let Some(receipt) = Receipt::read(folder, shard)? {
-            objects += u64::from(receipt.objects);
-            failed += u64::from(receipt.failed);
-        }
-    }
-    Ok((objects, failed, shards.len()))
+fn published(folder: &Folder, plan: &Plan) -> Result<(u64, u64, usize)> {
+    let receipts = Receipt::all(folder, plan)?;
+    receipts.iter().try_for_each(|receipt| receipt.check_there(folder))?;
+    let sum = |of: fn(&Receipt) -> u32| receipts.iter().map(|receipt| u64::from(of(receipt))).sum();
+    Ok((sum(|receipt| receipt.objects), sum(|receipt| receipt.failed), receipts.len()))
 }
 
 fn context(comm: &dyn Comm, config: Config, threads: u32, prior: Arc<Vec<u8>>) -> RankContext {
@@ -182,7 +177,7 @@ fn lead(comm: &dyn Comm, options: &Options, prepared: Prepared) -> Result<i32> {
     events.write("job", about_job(comm, &plan)?);
     let writer = options.writer.as_ref();
     let survey = Survey { comm, folder: &folder, plan: &plan, config: &config, prior: &prior, writer, events: &events };
-    let (objects, failed, _) = published(&folder)?;
+    let (objects, failed, _) = published(&folder, &plan)?;
     let progress = Progress::new(&plan, config.sampler.steps, objects, failed);
     let mut leader = Leader::new(survey, &mut worker, options.stop.clone(), progress, options.warnings.clone());
     let outcome = leader.lead();

@@ -62,14 +62,14 @@ pub struct OpenShard {
 
 impl OpenShard {
     pub(super) fn start(folder: &Folder, plan: &Plan, index: u32, claim: Claim) -> Result<OpenShard> {
-        let range = plan.range(index)?;
+        let (range, digest) = (plan.range(index)?, plan.digest()?);
         let targets = plan.targets(folder, index)?;
         let mut known = vec![Known::nothing(plan.blocks); targets.len()];
         // Listed again now that the shard is ours: the last holder may have written until a moment ago.
         let attempts = Folder::attempts(&folder.journals(), "journal")?;
         let earlier: Vec<u32> = attempts.get(&index).into_iter().flatten().copied().collect();
-        record::recover(folder, index, &earlier, range.first, &mut known)?;
-        let mut journal = ShardJournal::create(folder, index, claim.attempt())?;
+        record::recover(folder, &digest, index, &earlier, range.first, &mut known)?;
+        let mut journal = ShardJournal::create(folder, &digest, index, claim.attempt())?;
         let mut objects = Vec::with_capacity(targets.len());
         for (place, (target, mut known)) in targets.into_iter().zip(known).enumerate() {
             let object = range.first + place as u64;
@@ -94,7 +94,7 @@ impl OpenShard {
         }
         let (first, blocks) = (range.first, plan.blocks);
         let started = SystemTime::now();
-        let bundle = pack::bundle(folder, plan, index)?;
+        let bundle = pack::sound_bundle(folder, plan, index)?;
         Ok(OpenShard { index, first, blocks, claim, journal, bundle, objects, started, worker_seconds: 0.0 })
     }
 

@@ -1,6 +1,7 @@
 //! How far a survey has come, as its run folder tells: receipts, claims and journals. Nothing is written.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -30,7 +31,7 @@ pub struct Status {
     /// Ids and reasons of failed objects.
     pub failures: Vec<(String, String)>,
     pub working: Vec<Working>,
-    /// Objects an hour, over the products of the last six hours of work, if there are any.
+    /// Objects an hour, over the products of the last six hours of work; until there is one, over the shards in work.
     pub objects_per_hour: Option<f64>,
     /// Hours until the end at that rate.
     pub hours_left: Option<f64>,
@@ -67,7 +68,8 @@ pub fn read(folder: &Folder) -> Result<Status> {
     })?;
     let config: Config = serde_json::from_value(plan.config.clone())
         .map_err(|error| Error::usage(format!("{}: its config cannot be read: {error}", folder.plan().display())))?;
-    let receipts = Receipt::list(folder)?;
+    let receipts = Receipt::all(folder, &plan)?;
+    let published: BTreeSet<u32> = receipts.iter().map(|receipt| receipt.shard).collect();
     let mut status = Status {
         name: plan.name.clone(),
         folder: folder.root().to_path_buf(),
@@ -84,40 +86,51 @@ pub fn read(folder: &Folder) -> Result<Status> {
         packed: (0..plan.shards.len() as u32).filter(|&shard| folder.bundle(shard).exists()).count(),
         complete: receipts.len() >= plan.shards.len(),
     };
+    let digest = plan.digest()?;
     let mut times = Vec::new();
-    for &shard in &receipts {
-        if let Some(receipt) = Receipt::read(folder, shard)? {
-            status.done += u64::from(receipt.objects - receipt.failed);
-            status.failed += u64::from(receipt.failed);
-            status.worker_hours += receipt.worker_seconds / 3600.0;
-            times.push((receipt.started, receipt.finished, receipt.objects));
-            status.failures.extend(receipt.failures);
-        }
+    for receipt in receipts {
+        status.done += u64::from(receipt.objects - receipt.failed);
+        status.failed += u64::from(receipt.failed);
+        status.worker_hours += receipt.worker_seconds / 3600.0;
+        times.push((receipt.started, receipt.finished, receipt.objects));
+        status.failures.extend(receipt.failures);
     }
     let claims = Folder::attempts(&folder.claims(), "claim")?;
     let journals = Folder::attempts(&folder.journals(), "journal")?;
     // The local clock, because nothing is written here: it may be off by a little.
-    let now = std::time::SystemTime::now();
+    let now = SystemTime::now();
+    let measured = !times.is_empty();
     let timeout = Duration::from_secs_f64(config.run.claim_timeout);
     for shard in 0..plan.shards.len() as u32 {
         let claimed = claims.get(&shard).map_or(&[][..], Vec::as_slice);
         let written = journals.get(&shard).map_or(&[][..], Vec::as_slice);
-        if receipts.contains(&shard) || (claimed.is_empty() && written.is_empty()) {
+        if published.contains(&shard) || (claimed.is_empty() && written.is_empty()) {
             continue;
         }
-        let (state, holder, touched) = match claim::look(folder, shard, claimed, now, timeout) {
-            State::Free => ("stopped", None, None),
-            State::Held { holder, touched } => ("running", holder, Some(touched)),
-            State::Stale { holder } => ("stale", holder, None),
-        };
+        let state = claim::look(folder, shard, claimed, now, timeout);
         let range = plan.range(shard)?;
         let mut known = vec![Known::nothing(plan.blocks); range.count as usize];
-        record::recover(folder, shard, written, range.first, &mut known)?;
+        record::recover(folder, &digest, shard, written, range.first, &mut known)?;
+        if !measured
+            && let (State::Held { holder: Some(holder), .. }, Some((_, earlier))) = (&state, written.split_last())
+        {
+            let mut before = vec![Known::nothing(plan.blocks); known.len()];
+            record::recover(folder, &digest, shard, earlier, range.first, &mut before)?;
+            let ended = |known: &[Known]| known.iter().filter(|object| object.record.is_some()).count() as u32;
+            let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+            let new = ended(&known).saturating_sub(ended(&before));
+            times.extend((holder.since > 0 && new > 0).then_some((holder.since, seconds, new)));
+        }
         let records = known.iter().filter_map(|object| object.record.as_ref());
         let (done, failed): (Vec<_>, Vec<_>) = records.partition(|record| record.status == ObjectStatus::Done);
         status.done += done.len() as u64;
         status.failed += failed.len() as u64;
         status.failures.extend(failed.iter().map(|record| (record.id.clone(), record.reason.clone())));
+        let (state, holder, touched) = match state {
+            State::Free => ("stopped", None, None),
+            State::Held { holder, touched } => ("running", holder, Some(touched)),
+            State::Stale { holder } => ("stale", holder, None),
+        };
         status.working.push(Working {
             shard,
             attempts: claimed.len().max(written.len()),

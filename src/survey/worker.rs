@@ -15,7 +15,7 @@ use crate::cluster;
 use crate::config::{Config, DeviceKind};
 use crate::device;
 use crate::posterior::tree::TreeNode;
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// What an engine is built from: the same on every rank, except for the rank itself.
 #[derive(Clone, Debug)]
@@ -283,6 +283,7 @@ impl Desk {
                 if stopping {
                     return Ok(None);
                 }
+                failpoint::at("worker.step")?;
                 open.step(block, &mut state)?;
                 self.pulse.step(open.samples(block));
             }

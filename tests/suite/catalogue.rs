@@ -4,6 +4,7 @@ use std::process::Command;
 
 use crate::common::{python, unseeing};
 use crate::products::{meta, record, records};
+use unseeing::io::seal;
 use unseeing::product::write_shard;
 
 const SCRIPT: &str = r#"
@@ -70,7 +71,7 @@ fn unfinished_runs_say_what_is_missing() {
         std::fs::create_dir_all(run.join(name)).unwrap();
     }
     let plan = serde_json::json!({ "objects": 5, "shards": [{}, {}] });
-    std::fs::write(run.join("plan.json"), plan.to_string()).unwrap();
+    std::fs::write(run.join("plan.json"), seal::json(&plan).unwrap()).unwrap();
     let out = folder.path().join("out");
     let say = |arguments: &[&str]| {
         let output = unseeing().args(arguments).arg("--out").arg(out.join("c.csv")).output().unwrap();
@@ -83,7 +84,7 @@ fn unfinished_runs_say_what_is_missing() {
     assert!(code == Some(2) && said.contains("nothing is finished yet"), "{said}");
     let digest = write_shard(&run.join("shards/00000.h5"), &[record("a", 9, 9), record("b", 9, 9)], &meta()).unwrap();
     let receipt = serde_json::json!({ "file": "shards/00000.h5", "content_blake3": digest });
-    std::fs::write(run.join("receipts/00000.json"), receipt.to_string()).unwrap();
+    std::fs::write(run.join("receipts/00000.json"), seal::json(&receipt).unwrap()).unwrap();
     for command in [vec!["catalogue", run_name], vec!["export", run_name], vec!["report", run_name, "--no-pictures"]] {
         // The folder of export and report may be called like a file.
         std::fs::remove_file(out.join("c.csv")).ok();

@@ -63,6 +63,9 @@ fn crash_twice_on_one_object_fails_that_object_only() {
     let cleared = survey.report("retry");
     assert_eq!(cleared["objects"], serde_json::json!(["toy-2"]));
     assert_eq!(survey.report("status")["done"], 4);
+    // Who is asked for and has nothing to be cleared is told.
+    let again = survey.report_with("retry", &["--object", "toy-2", "--object", "toy-1", "--object", "nobody"]);
+    assert_eq!(again["not_failed"], serde_json::json!(["nobody", "toy-1", "toy-2"]), "{again}");
     let code = survey.run(0);
     assert!(code != 0 && code != 3, "code {code}: the object was not tried again");
 }
@@ -179,6 +182,18 @@ fn crash_free_drift_of_the_plan_is_named() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("`sampler.steps` was 6 and is 7"), "{said}");
+    // What is not there at all is told with its key.
+    survey.edit("steps = 7", "steps = 6");
+    for (file, key) in [("catalog.csv", "catalog.paths"), ("prior.safetensors", "prior.path")] {
+        std::fs::rename(survey.path(file), survey.path("away")).unwrap();
+        for command in ["plan", "pack"] {
+            let output = unseeing().arg(command).arg(survey.path("survey.toml")).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            let named = said.contains(&format!("{file}: ")) && said.contains(&format!("mend `{key}`"));
+            assert!(output.status.code() == Some(2) && named, "{command}: {said}");
+        }
+        std::fs::rename(survey.path("away"), survey.path(file)).unwrap();
+    }
 }
 
 #[test]

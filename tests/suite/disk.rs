@@ -121,7 +121,9 @@ fn crash_free_packing_and_merging_need_room_and_leave_nothing_half() {
     let (run, receipts) = (survey.path("survey/run"), survey.path("survey/run/receipts"));
     let merged = survey.path("survey/merged");
     std::fs::create_dir(&merged).unwrap();
-    std::fs::rename(survey.path("survey/survey.h5"), merged.join("survey.h5")).unwrap();
+    for name in ["survey.h5", "survey.fits"] {
+        std::fs::rename(survey.path("survey").join(name), merged.join(name)).unwrap();
+    }
     let call = |command: &str, failpoint: &str| {
         let mut program = unseeing();
         match command {
@@ -167,7 +169,8 @@ fn crash_free_packing_and_merging_need_room_and_leave_nothing_half() {
             if !room {
                 full += 1;
                 let (code, said) = call(command, "");
-                let named = said.contains("No space left on device") && said.contains(".h5: ");
+                let named = said.contains("No space left on device")
+                    && [".h5: ", ".fits: "].iter().any(|file| said.contains(file));
                 assert!(code == Some(1) && named, "{command}, {size} KiB: {code:?} {said}");
                 assert!(files().iter().all(|(path, bytes)| want[path] == *bytes), "{command}, {size} KiB");
                 disk.remount("size=64m");
@@ -221,6 +224,8 @@ enum Damage {
     Empty,
     Gone,
     Foreign,
+    /// One bit, where it does not spoil the file's syntax: of a digit or a letter.
+    Flipped,
 }
 
 /// Every kind of file of a run folder, damaged in every way: who notices, what is said, and what helps. Where nothing is to
@@ -238,13 +243,16 @@ fn crash_free_corrupted_files_are_named_with_a_way_out() {
     };
     let toy: &[&str] = &["run", "--engine", "toy"];
     // The file; the damage; who notices; a word of what is said ("" where the run just goes on).
-    let table: [(&str, &[Damage], &[&str], &str); 9] = [
-        ("plan.json", &[Half, Empty, Foreign], toy, "Put the whole file back, or plan in another folder"),
+    let table: [(&str, &[Damage], &[&str], &str); 12] = [
+        ("plan.json", &[Half, Empty, Foreign, Flipped], toy, "Put the whole file back, or plan in another folder"),
         ("plan.json", &[Half, Empty, Gone, Foreign], &["verify"], "plan"),
         ("config.toml", &[Half, Empty, Gone, Foreign], toy, ""),
-        ("receipts/00000.json", &[Half, Empty, Foreign], toy, "remove it, and its shard is done again"),
+        ("config.toml", &[Half, Empty, Foreign, Flipped], &["verify"], "Remove it"),
+        ("targets.bin", &[Half, Empty, Gone, Foreign, Flipped], &["verify"], "put the whole file back"),
+        ("receipts/00000.json", &[Half, Empty, Foreign, Flipped], toy, "remove it, and its shard is done again"),
+        ("receipts/00000.json", &[Flipped], &["status"], "remove it, and its shard is done again"),
         ("receipts/00000.json", &[Gone], toy, ""),
-        ("shards/00000.records", &[Half, Empty, Gone, Foreign], &["verify"], "remove its receipt"),
+        ("shards/00000.records", &[Half, Empty, Gone, Foreign, Flipped], &["verify"], "remove its receipt"),
         ("journals/00001.journal.1", &[Half, Empty, Gone, Foreign], toy, ""),
         ("claims/00001.claim.7", &[Empty, Foreign], toy, ""),
         (".unfinished-1-1-1-plan.json", &[Empty, Foreign], toy, ""),
@@ -259,6 +267,12 @@ fn crash_free_corrupted_files_are_named_with_a_way_out() {
                 Empty => std::fs::write(&path, b"").unwrap(),
                 Gone => std::fs::remove_file(&path).unwrap(),
                 Foreign => std::fs::write(&path, b"{\"a letter\": \"of somebody else\"}").unwrap(),
+                Flipped => {
+                    let mut bytes = bytes;
+                    let place = bytes.iter().rposition(u8::is_ascii_digit).unwrap();
+                    bytes[place] ^= 1;
+                    std::fs::write(&path, bytes).unwrap();
+                }
             }
             let (code, said) = run(command);
             if words.is_empty() {

@@ -86,6 +86,21 @@ fn mpi_stop_signal_saves_everything_and_the_next_run_goes_on() {
     assert_eq!(survey.digests(), reference.digests());
 }
 
+/// What is told at the end, for scripts: by rank 0 alone, on standard output, whatever the exit code.
+#[test]
+fn mpi_run_reports_as_json() {
+    let survey = ToySurvey::new(&MIXED, 3);
+    for _ in 0..2 {
+        let mut command = mpirun(2);
+        command.args(["run", "--engine", "toy", "--json"]).arg(survey.path("survey.toml"));
+        let output = command.output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &report["code"]), (Some(3), &3.into()), "{report}");
+        let status = &report["status"];
+        assert_eq!((&status["done"], &status["failed"], &status["complete"]), (&5.into(), &2.into(), &true.into()));
+    }
+}
+
 /// Where Slurm or the config tells when the job's time is over, no signal is needed.
 #[test]
 fn mpi_stop_comes_before_the_end_of_the_job() {

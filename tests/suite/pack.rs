@@ -60,6 +60,10 @@ fn packed_inputs_give_the_same_content_as_loose_files() {
     let (code, again) = report(&["pack"], &packed);
     assert_eq!((code, &again["packed"], &again["skipped"]), (0, &0.into(), &3.into()), "{again}");
 
+    // Planned again, the bundles are what is read: their indexes, and the rows that are looked at.
+    let (code, planned) = report(&["plan"], &packed);
+    assert_eq!((code, &planned["packed_shards"]), (0, &3.into()), "{planned}");
+
     // A flipped bit in a bundle is found, by `verify` and by the run; so is a bundle of another plan.
     let bundle = survey.join("packed/inputs/00000.h5");
     let whole = std::fs::read(&bundle).unwrap();
@@ -73,11 +77,16 @@ fn packed_inputs_give_the_same_content_as_loose_files() {
     let output = unseeing().arg("run").arg(&packed).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("another plan or shard"), "{said}");
+    let (code, said) = report(&["plan"], &packed);
+    assert!(code == 1 && said.as_str().unwrap().contains("another plan or shard"), "{said}");
     std::fs::write(&bundle, &whole).unwrap();
 
     // Nothing but the bundles is read.
     std::fs::rename(survey.join("cutouts"), survey.join("gone")).unwrap();
     std::fs::rename(survey.join("psfs"), survey.join("gone too")).unwrap();
+    let (code, planned) = report(&["plan", "--check-inputs"], &packed);
+    assert_eq!((code, &planned["inputs"]["rows"], &planned["inputs"]["bad"]), (3, &5.into(), &1.into()), "{planned}");
+    assert!(planned["estimate"]["bundle_bytes"].as_u64().unwrap() > 0, "{planned}");
     let mut command = mpirun(2);
     command.arg("run").arg(&packed);
     assert_eq!(Run::start(command, folder.path().join("log")).code(), 3);
@@ -143,6 +152,15 @@ fn a_merge_of_an_unfinished_survey_has_to_be_asked_for() {
     let whole = merged(&[]);
     assert_eq!((&whole["objects"], &whole["failed"], &whole["missing"]), (&5.into(), &1.into(), &Value::Array(vec![])));
     assert_eq!(merged(&[]), whole, "merging twice counts nothing twice");
+    // With the table that `catalogue` makes of the joined file.
+    assert_eq!(whole["catalogue"].as_str().unwrap(), survey.join("survey.fits").to_str().unwrap());
+    let table = survey.join("merged.csv");
+    merged(&["--catalogue", table.to_str().unwrap()]);
+    let own =
+        unseeing().arg("catalogue").arg(survey.join("survey.h5")).arg("--out").arg(survey.join("own.csv")).status();
+    assert!(own.unwrap().success());
+    let rows = std::fs::read_to_string(&table).unwrap();
+    assert!(rows.lines().count() == 6 && rows == std::fs::read_to_string(survey.join("own.csv")).unwrap(), "{rows}");
     std::fs::remove_file(survey.join("run/receipts/00001.json")).unwrap();
     let refused = merge(&[]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -157,7 +175,7 @@ fn a_merge_of_an_unfinished_survey_has_to_be_asked_for() {
 /// From another terminal, while ranks work.
 #[test]
 fn mpi_status_of_a_running_survey_is_live() {
-    let survey = ToySurvey::new(&["", "fail=1", "sleep=20", "sleep=20", "sleep=20", "sleep=20"], 2);
+    let survey = ToySurvey::new(&["", "fail=1", "sleep=80", "sleep=80", "sleep=80", "sleep=80"], 2);
     let mut run = survey.start(3);
     let seen = std::cell::Cell::new(0);
     run.until("a shard done and another running", || {
@@ -172,6 +190,15 @@ fn mpi_status_of_a_running_survey_is_live() {
     });
     assert!(seen.get() > 0);
     assert_eq!(run.code(), 3);
+    // Before the first product there is a rate too, of the shards in work.
+    let first = ToySurvey::new(&["", "", "sleep=200", "sleep=200"], 4);
+    let mut begun = first.start(0);
+    begun.until("objects done, and a rate", || {
+        let status = if first.journaled() > 0 { first.report("status") } else { Value::Null };
+        let number = |key: &str| status[key].as_f64().unwrap_or(0.0);
+        first.files("receipts").is_empty() && number("done") >= 2.0 && number("objects_per_hour") > 0.0
+    });
+    drop(begun);
     let status = survey.report("status");
     assert_eq!((&status["done"], &status["failed"], &status["hours_left"]), (&5.into(), &1.into(), &0.0.into()));
 }

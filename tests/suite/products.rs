@@ -276,7 +276,7 @@ fn a_report_has_a_picture_for_each_object_and_a_table() {
     let receipt = serde_json::json!({
         "file": "shards/00000.h5", "content_blake3": digest, "objects": 3, "worker_seconds": 30.0, "shard": 0
     });
-    std::fs::write(run.join("receipts/00000.json"), receipt.to_string()).unwrap();
+    std::fs::write(run.join("receipts/00000.json"), unseeing::io::seal::json(&receipt).unwrap()).unwrap();
     let unseeing = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_unseeing")).args(arguments).output().unwrap();
         let texts = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());

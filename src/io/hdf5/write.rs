@@ -7,6 +7,7 @@ use hdf5::{Extent, File, Location};
 use ndarray::{ArrayView1, ArrayViewD, IxDyn};
 
 use super::{Attribute, Element, Kind, rows};
+use crate::io::seal;
 use crate::{Error, Result};
 
 /// Deflate level. Above 4 the files hardly shrink and writing takes several times longer.
@@ -16,16 +17,27 @@ const DEFLATE_LEVEL: u8 = 4;
 pub struct Writer {
     file: File,
     path: PathBuf,
+    sealed: bool,
 }
 
 impl Writer {
     /// Creates (or empties) a file.
     pub fn create(path: &Path) -> Result<Writer> {
-        let created = File::with_options()
+        Writer::open(path, false)
+    }
+
+    /// The same of a file that is sealed when it is closed: for those whose digest is kept nowhere else.
+    pub fn create_sealed(path: &Path) -> Result<Writer> {
+        Writer::open(path, true)
+    }
+
+    fn open(path: &Path, sealed: bool) -> Result<Writer> {
+        let file = File::with_options()
             .with_fapl(|access| access.libver_earliest().file_locking(false))
+            .with_fcpl(|creation| creation.userblock(if sealed { seal::BLOCK } else { 0 }))
             .create(path)
             .map_err(|error| Error::file(path, format!("cannot create the HDF5 file: {error}")))?;
-        Ok(Writer { file: created, path: path.to_path_buf() })
+        Ok(Writer { file, path: path.to_path_buf(), sealed })
     }
 
     /// An attribute of the file.
@@ -100,7 +112,8 @@ impl Writer {
     /// Closes the file; everything is with the operating system once this returns.
     pub fn close(self) -> Result<()> {
         self.file.flush().map_err(|error| Error::file(&self.path, format!("cannot write: {error}")))?;
-        self.file.close().map_err(|error| Error::file(&self.path, format!("cannot close: {error}")))
+        self.file.close().map_err(|error| Error::file(&self.path, format!("cannot close: {error}")))?;
+        if self.sealed { seal::file(&self.path) } else { Ok(()) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The scripts themselves, with programs that stand in for ours: what they ask for, refuse, count, submit and archive.
 
-use super::{Cluster, Toys};
+use super::Cluster;
+use super::workers::Toys;
 
 const ONE: [&str; 5] = ["--array=0", "--ntasks-per-node=1", "--gres=gpu:1", "--cpus-per-task=1", "--time=12"];
 
@@ -233,6 +234,15 @@ fn slurm_archives_hold_the_survey_and_nothing_unchecked() {
     };
     let config = survey.config();
     refused("no store", "STORE is not set", archive(&config, "--export=ALL,STORE="));
+    // What the script joins is what was joined by hand.
+    let joined = survey.path("survey/survey.h5");
+    let by_hand = std::fs::read(&joined).unwrap();
+    ["survey.h5", "survey.fits"]
+        .iter()
+        .for_each(|name| std::fs::remove_file(survey.path("survey").join(name)).unwrap());
+    let job = cluster.submit(&program, &["--partition=debug"], "slurm/merge.slurm", &[config.to_str().unwrap()]);
+    assert_eq!(cluster.wait(job), "0:0", "{}", cluster.read("out"));
+    assert!(std::fs::read(&joined).unwrap() == by_hand && survey.path("survey/survey.fits").exists());
     for (name, what, words) in [
         ("survey.h5", "a damaged file", "survey.h5 is not what it should be"),
         ("run/shards/00001.h5", "a damaged product", "products are not what they should be"),
@@ -250,7 +260,9 @@ fn slurm_archives_hold_the_survey_and_nothing_unchecked() {
     let (code, out) = archive(&config, &export);
     assert_eq!(code, "0:0", "{out}");
     let list = std::fs::read_to_string(store.join("run.list")).unwrap();
-    for name in ["run/plan.json", "run/receipts/00001.json", "run/shards/00000.h5", "config.toml", "survey.h5"] {
+    for name in
+        ["run/plan.json", "run/receipts/00001.json", "run/shards/00000.h5", "config.toml", "survey.h5", "survey.fits"]
+    {
         assert!(list.lines().any(|line| line == name), "{name}: {list}");
     }
     let tool = |name: &str, arguments: &[&str]| {
