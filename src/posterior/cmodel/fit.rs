@@ -217,8 +217,9 @@ mod tests {
             )
         });
         let found = inverse(matrix).unwrap();
-        for row in 0..5 {
-            let unit = apply(&matrix, std::array::from_fn(|index| found[index][row]));
+        // The inverse is symmetric: its rows are its columns.
+        for (row, column) in found.into_iter().enumerate() {
+            let unit = apply(&matrix, column);
             (0..5).for_each(|index| assert!((unit[index] - f64::from(u8::from(index == row))).abs() < 1e-12));
         }
         let mut singular = matrix;
