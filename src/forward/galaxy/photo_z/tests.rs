@@ -117,8 +117,9 @@ fn pixels_beyond_a_samples_field_hardly_count() {
     assert!(beyond.min().double_value(&[]) > 100.0, "{}", beyond.min());
     let [my, mx] = made(true).field.shape;
     let middle = variance.narrow(2, my / 2, 1).narrow(3, mx / 2, 1);
-    // The light is 1e-13 of the noise.
-    assert!((middle - 1.0).abs().max().double_value(&[]) < 1e-9);
+    // In the smallest field the PSF's wings reach from its edge to its middle. The light is 1e-13 of the noise.
+    assert!(middle.get(0).max().double_value(&[]) < INNER, "{}", middle.get(0).max());
+    assert!((middle.narrow(0, 1, 2) - 1.0).abs().max().double_value(&[]) < 1e-9, "{middle}");
     // What is said of all samples together uses the smallest field.
     let common = reference.down_weighted_for(PITCHES[0]).unwrap();
     let light = Tensor::zeros([1, BANDS, my, mx], (Kind::Double, Device::Cpu));
