@@ -18,36 +18,36 @@ const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safeten
 
 /// What was recorded: with which prior, which arithmetic, and the numbers of the summary catalogue.
 const RECORDED_PRIOR: &str = "9b26a1bc8b8233853f30337eddd603c34814ebf0a752703fd0673d8e7dea5375";
-const RECORDED_ARITHMETIC: u32 = 2;
+const RECORDED_ARITHMETIC: u32 = 3;
 const RECORDED: [(&str, f64); 23] = [
     ("kron_flux_r", 16590.05),
-    ("aperture_flux_i", 21365.85),
-    ("matched_flux_g", 9704.336),
-    ("amplitude", 17996.18),
-    ("sky_r", 0.6378448),
-    ("sky_sd_i", 0.3782355),
-    ("reduced_chi2", 0.9506361),
-    ("reduced_chi2_draws", 0.9539341),
-    ("predictive_p", 0.6813547),
-    ("variance_ratio_paper", 0.200341),
-    ("variance_ratio_linear_r", 0.2243132),
-    ("prior_tail", 0.03522505),
-    ("flux_g_mean", 10767.27),
-    ("flux_r_mean", 17996.18),
-    ("flux_3kpc_r_mean", 11147.42),
-    ("colour_r_i_mean", 0.2787858),
-    ("r20_mean", 0.7587973),
-    ("r50_mean", 1.888895),
-    ("r80_p84", 4.168094),
-    ("concentration_mean", 3.674979),
-    ("asymmetry_mean", 0.450388),
-    ("e1_mean", 0.1394638),
-    ("e2_mean", -0.07057963),
+    ("aperture_flux_i", 21389.3),
+    ("matched_flux_g", 9703.636),
+    ("amplitude", 17633.5),
+    ("sky_r", 0.7053404),
+    ("sky_sd_i", 0.3859613),
+    ("reduced_chi2", 0.9511125),
+    ("reduced_chi2_draws", 0.9541023),
+    ("predictive_p", 0.6795234),
+    ("variance_ratio_paper", 0.1859751),
+    ("variance_ratio_linear_r", 0.2331839),
+    ("prior_tail", 0.04109589),
+    ("flux_g_mean", 10442.77),
+    ("flux_r_mean", 17633.5),
+    ("flux_3kpc_r_mean", 11088.09),
+    ("colour_r_i_mean", 0.2781902),
+    ("r20_mean", 0.758668),
+    ("r50_mean", 1.877856),
+    ("r80_p84", 4.197881),
+    ("concentration_mean", 3.669398),
+    ("asymmetry_mean", 0.435549),
+    ("e1_mean", 0.1245278),
+    ("e2_mean", -0.1294397),
 ];
 /// The content of the product, by machine. Bits are promised for one machine and its libraries only; on others the numbers are compared.
 const BITS: [(&str, &str); 1] = [(
     "Intel(R) Xeon(R) Processor 6 207 2; libtorch 2.13.0; cpu AVX512; threads 1; DNNL_MAX_CPU_ISA default; MKL_CBWR default",
-    "7d682810adb9dcad59a07f347ef06eccc979f3c5af527dc2ea8bf1056d668578",
+    "427447710a273d514d97e017ae3b4cc278fd069cb0af42967a9920a83d1a6f55",
 )];
 
 /// Rounding in another order moves the numbers by up to 5e-5 of their size (measured with ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41
