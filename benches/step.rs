@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use unseeing::Result;
 use unseeing::config::SamplerConfig;
 use unseeing::evaluate::consistency::{Subject, data_averaged};
-use unseeing::evaluate::mock::{Observing, Scene};
+use unseeing::evaluate::mock::{Misspecified, Observing, Scene};
 use unseeing::forward::Stretch;
 use unseeing::prior::card::{Card, Normalisation, UnetConfig};
 use unseeing::prior::unet::Unet;
@@ -139,6 +139,7 @@ fn measure(
         signal_to_noise: [SIGNAL_TO_NOISE, SIGNAL_TO_NOISE],
         ln_amplitude_sd: 0.3,
         sky_sd: 0.2,
+        misspecified: Misspecified::NOTHING,
     };
     let start = Instant::now();
     data_averaged(&subject, truth, &observing, &|_| {})?;
