@@ -9,7 +9,7 @@ if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_RO
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_vader_single_copy_mechanism=none
 
 rm -rf demo
-"$unseeing" simulate demo --objects 3 --depth wide --redshift 0.25,0.6
+"$unseeing" simulate demo --objects 3 --depth wide --redshift 0.4,0.8
 mpirun -n 2 "$unseeing" run demo/config.toml
 "$unseeing" report demo/run --truth demo/truth.hdf5
 echo
