@@ -341,6 +341,8 @@ pub struct RunConfig {
     pub device: DeviceKind,
     /// Threads of the network on each rank (CPU). Part of what fixes the bits.
     pub threads: u32,
+    /// Ranks that share a CUDA device. One rank of small images does not fill a large one; four may.
+    pub ranks_per_device: u32,
     /// Seconds between journal records of unfinished work.
     pub journal_interval: f64,
     /// Seconds without a step after which a rank is taken for hung (at least ten median steps).
@@ -356,6 +358,7 @@ impl Default for RunConfig {
         RunConfig {
             device: DeviceKind::Cuda,
             threads: 1,
+            ranks_per_device: 1,
             journal_interval: 60.0,
             hang_timeout: 300.0,
             claim_timeout: 600.0,

@@ -13,6 +13,7 @@ use crate::{Error, Result};
 // Of `device/shim.cpp`: the switches that libtorch's C interface lacks.
 unsafe extern "C" {
     fn unseeing_set_precision(allow_tf32: c_int) -> c_int;
+    fn unseeing_bf16(cuda: c_int, on: c_int) -> c_int;
     fn unseeing_set_threads(threads: c_int) -> c_int;
     fn unseeing_describe(what: c_int, out: *mut c_char, size: usize) -> c_int;
 }
@@ -63,10 +64,22 @@ impl Compute {
     /// `local_rank` is the rank's place among the `local_ranks` ranks of this node; with CUDA it is the device's index.
     /// `Error::Usage` names what is missing: a library, a device, enough devices for the ranks.
     pub fn open(kind: DeviceKind, local_rank: u32, local_ranks: u32, threads: u32) -> Result<Compute> {
+        Compute::open_shared(kind, local_rank, local_ranks, 1, threads)
+    }
+
+    /// The same where `ranks_per_device` ranks use a CUDA device together: consecutive ranks, so that the device's index is
+    /// `local_rank / ranks_per_device`.
+    pub fn open_shared(
+        kind: DeviceKind,
+        local_rank: u32,
+        local_ranks: u32,
+        ranks_per_device: u32,
+        threads: u32,
+    ) -> Result<Compute> {
         // CUDA first: its library must be there before libtorch looks for devices.
         let device = match kind {
             DeviceKind::Cpu => Device::Cpu,
-            DeviceKind::Cuda => open_cuda(local_rank, local_ranks)?,
+            DeviceKind::Cuda => open_cuda(local_rank, local_ranks, ranks_per_device.max(1))?,
         };
         set_precision(false)?;
         Ok(Compute { device, threads: set_threads(threads)? })
@@ -103,15 +116,48 @@ pub fn cuda_devices() -> Result<u32> {
     }
 }
 
-fn open_cuda(local_rank: u32, local_ranks: u32) -> Result<Device> {
-    let devices = cuda_devices()?;
-    if local_ranks > devices || local_rank >= devices {
+/// What of a node's first CUDA device and its libraries moves bits: which kernels are chosen, and how sums are cut. `None`
+/// where there is no device (a login node).
+pub fn gpu_kind() -> Option<String> {
+    cuda_devices().ok()?;
+    // cudaDeviceAttr: cudaDevAttrComputeCapabilityMajor and -Minor, cudaDevAttrMultiProcessorCount.
+    let [major, minor, multiprocessors] = [device_attribute(75)?, device_attribute(76)?, device_attribute(16)?];
+    Some(format!(
+        "compute capability {major}.{minor}, {multiprocessors} multiprocessors, CUDA {}, cuDNN {}",
+        tch::utils::version_cudart(),
+        tch::utils::version_cudnn()
+    ))
+}
+
+/// A number that the CUDA runtime, which came with libtorch's CUDA library, tells of device 0.
+fn device_attribute(attribute: c_int) -> Option<c_int> {
+    type Get = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
+    let mut value: c_int = 0;
+    // SAFETY: the signature is that of cudaDeviceGetAttribute(int*, enum, int) in all versions of the runtime; the library
+    // is never unloaded.
+    let code = unsafe {
+        let get = Library::this().get::<Get>(b"cudaDeviceGetAttribute\0").ok()?;
+        get(&mut value, attribute, 0)
+    };
+    (code == 0).then_some(value)
+}
+
+fn open_cuda(local_rank: u32, local_ranks: u32, ranks_per_device: u32) -> Result<Device> {
+    Ok(Device::Cuda(device_index(local_rank, local_ranks, ranks_per_device, cuda_devices()?)?))
+}
+
+/// Which of the node's devices a rank takes.
+fn device_index(local_rank: u32, local_ranks: u32, ranks_per_device: u32, devices: u32) -> Result<usize> {
+    let index = local_rank / ranks_per_device;
+    if local_ranks.div_ceil(ranks_per_device) > devices || index >= devices {
+        let shared = if ranks_per_device > 1 { format!(", {ranks_per_device} ranks to each") } else { String::new() };
         return Err(Error::usage(format!(
-            "{local_ranks} ranks on this node but {devices} CUDA device(s): each rank takes the device of its local rank; \
-             start as many ranks a node as it has devices, and let every rank see all of them"
+            "{local_ranks} ranks on this node but {devices} CUDA device(s){shared}: each rank takes the device of its local \
+             rank; start as many ranks a node as it has devices, and let every rank see all of them (or let several ranks \
+             share a device: run.ranks_per_device)"
         )));
     }
-    Ok(Device::Cuda(local_rank as usize))
+    Ok(index as usize)
 }
 
 /// Loads libtorch's CUDA half, which registers itself. The binary is not linked to it, so that one binary serves both
@@ -137,6 +183,31 @@ pub fn set_precision(allow_tf32: bool) -> Result<()> {
     match unsafe { unseeing_set_precision(c_int::from(allow_tf32)) } {
         0 => Ok(()),
         _ => Err(Error::internal("libtorch refused its precision settings")),
+    }
+}
+
+/// While it lives, the calling thread's products and convolutions on one kind of device are made of bf16 numbers (8 bits, the
+/// range of f32); weights, sums and normalisations stay f32. Gradients are taken after it is dropped.
+#[derive(Debug)]
+pub struct Bf16 {
+    cuda: bool,
+}
+
+impl Bf16 {
+    pub fn begin(device: Device) -> Result<Bf16> {
+        let cuda = matches!(device, Device::Cuda(_));
+        // SAFETY: a plain function that catches its exceptions.
+        match unsafe { unseeing_bf16(c_int::from(cuda), 1) } {
+            0 => Ok(Bf16 { cuda }),
+            _ => Err(Error::internal("libtorch refused to compute in bf16")),
+        }
+    }
+}
+
+impl Drop for Bf16 {
+    fn drop(&mut self) {
+        // SAFETY: as above. Nothing can be done about a refusal to go back, and none is known.
+        let _ = unsafe { unseeing_bf16(c_int::from(self.cuda), 0) };
     }
 }
 
@@ -220,6 +291,19 @@ mod tests {
     }
 
     #[test]
+    fn ranks_take_devices_in_order_and_never_one_too_many() {
+        let index = |rank, ranks, each, devices| device_index(rank, ranks, each, devices).ok();
+        assert_eq!([0, 3].map(|rank| index(rank, 4, 1, 4)), [Some(0), Some(3)]);
+        assert_eq!([0, 1, 2, 7].map(|rank| index(rank, 8, 2, 4)), [0, 0, 1, 3].map(Some));
+        assert_eq!([index(0, 5, 1, 4), index(0, 9, 2, 4), index(0, 2, 1, 1)], [None; 3]);
+        let message = device_index(0, 5, 2, 2).unwrap_err().to_string();
+        assert!(
+            message.contains("5 ranks") && message.contains("2 CUDA") && message.contains("2 ranks to each"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn libtorch_says_what_it_is() {
         assert_eq!(describe(Fact::Version).unwrap(), "2.13.0");
         assert!(!describe(Fact::CpuCapability).unwrap().is_empty());
@@ -234,5 +318,6 @@ mod tests {
         let error = Compute::open(DeviceKind::Cuda, 0, 1, 1).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("cuda"), "{error}");
+        assert_eq!(gpu_kind(), None);
     }
 }

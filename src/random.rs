@@ -9,6 +9,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::Result;
 
+mod on_device;
+
 /// What a number is for. Numbers of different purposes are independent. The values are part of the file formats'
 /// promise of equal bytes: never reorder, only append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,12 +148,18 @@ impl BlockNoise {
     /// index, not on the block that it is in.
     pub fn normal(&self, purpose: Purpose, step: u32, shape: &[i64], device: Device) -> Result<Tensor> {
         let per_sample: usize = shape.iter().product::<i64>() as usize;
+        let mut full = vec![self.count()];
+        full.extend_from_slice(shape);
+        if device.is_cuda() {
+            let key = [self.object_seed as u32, (self.object_seed >> 32) as u32];
+            let size = [self.count(), per_sample as i64];
+            let numbers = on_device::normal(key, [purpose as u32, step], self.first_sample, size, device)?;
+            return Ok(numbers.f_view(full.as_slice())?);
+        }
         let mut values = vec![0.0f32; per_sample * self.count as usize];
         for (index, sample) in values.chunks_mut(per_sample.max(1)).enumerate() {
             Key::of_seed(self.object_seed, self.first_sample + index as u32, purpose, step).fill_normal(sample);
         }
-        let mut full = vec![self.count()];
-        full.extend_from_slice(shape);
         Ok(Tensor::f_from_slice(&values)?.f_view(full.as_slice())?.f_to_device(device)?.to_kind(Kind::Float))
     }
 }

@@ -12,7 +12,7 @@ use crate::cluster::about::{About, about};
 use crate::config::DeviceKind;
 use crate::device::{Compute, Fact, Setting, cuda_devices, describe, settings};
 use crate::evaluate::determinism::{self, History, Subject};
-use crate::evaluate::selftest::{self, DEVICE_TOLERANCE, SelfTest};
+use crate::evaluate::selftest::{self, DEVICE_TOLERANCE, NUMBERS_TOLERANCE, SelfTest};
 use crate::io::about::{Check, cfitsio_version, check_folder, hdf5_version};
 use crate::prior::Prior;
 use crate::{Error, Result};
@@ -91,6 +91,8 @@ struct Report {
     selftest: SelfTest,
     /// Largest difference of the network's output between GPU and CPU, of its largest value.
     gpu_difference: Option<f64>,
+    /// The same of its random numbers.
+    gpu_numbers_difference: Option<f64>,
     folder: Option<Vec<Check>>,
     determinism: Option<Determinism>,
     good: bool,
@@ -146,14 +148,15 @@ fn subject(prior: Option<&Path>, device: Device) -> Result<Subject> {
 fn examine(args: &Args, compute: &Compute, subject: &Subject) -> Result<Report> {
     let cuda = cuda_devices();
     let selftest = selftest::run(subject.denoiser.as_ref(), compute.device, determinism::BLOCK)?;
-    let gpu_difference = match &cuda {
-        Ok(_) => Some(gpu_difference(args)?),
-        Err(_) => None,
+    let (gpu_difference, gpu_numbers_difference) = match &cuda {
+        Ok(_) => (Some(gpu_difference(args)?), Some(selftest::compare_numbers(Device::Cuda(0), Device::Cpu)?)),
+        Err(_) => (None, None),
     };
     let folder = args.folder.as_deref().map(check_folder).transpose()?;
     let determinism = if args.determinism { Some(determinism_cases(args)?) } else { None };
     let good = selftest.good
         && gpu_difference.is_none_or(|difference| difference < DEVICE_TOLERANCE)
+        && gpu_numbers_difference.is_none_or(|difference| difference < NUMBERS_TOLERANCE)
         && folder.iter().flatten().all(|check| check.good)
         && determinism.as_ref().is_none_or(|found| found.good);
     Ok(Report {
@@ -174,6 +177,7 @@ fn examine(args: &Args, compute: &Compute, subject: &Subject) -> Result<Report> 
         network: subject.name.clone(),
         selftest,
         gpu_difference,
+        gpu_numbers_difference,
         folder,
         determinism,
         good,
@@ -328,6 +332,10 @@ fn print(report: &Report) {
     );
     if let Some(difference) = report.gpu_difference {
         println!("{} GPU against CPU: {difference:.1e} of the largest value", mark(difference < DEVICE_TOLERANCE));
+    }
+    if let Some(difference) = report.gpu_numbers_difference {
+        let good = mark(difference < NUMBERS_TOLERANCE);
+        println!("{good} random numbers of GPU and CPU: {difference:.1e} of the largest");
     }
     for check in report.folder.iter().flatten() {
         println!("{} folder: {}: {}", mark(check.good), check.name, check.note);

@@ -4,8 +4,11 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use rayon::prelude::*;
 use tch::{Device, Tensor};
 
+use crate::cli::draw::Place;
+use crate::cluster::Solo;
 use crate::evaluate::draws::{BLOCK, Drawer, measured_covariance};
 use crate::io::publish::publish_path;
 use crate::posterior::{Moments, morphology};
@@ -38,6 +41,8 @@ pub struct Args {
     /// Threads of the network
     #[arg(long, default_value_t = 1)]
     threads: u16,
+    #[command(flatten)]
+    place: Place,
     /// Measures the quantities of draws (sizes, colours, ...) only, and leaves all that the sampler uses as it is
     #[arg(long)]
     quantities_only: bool,
@@ -48,10 +53,31 @@ pub struct Args {
     json: bool,
 }
 
+/// What is kept of one draw.
+struct Drawn {
+    finite: bool,
+    /// Total flux of each band.
+    sums: Vec<f32>,
+    /// As in a posterior draw, the amplitude is the flux in the reference band: here it is one.
+    scaled: Vec<f32>,
+    quantities: Vec<(String, f32)>,
+}
+
+impl Drawn {
+    fn measure(draw: &[f32], bands: usize, pixel_kpc: f64, reference: usize) -> Result<Drawn> {
+        let finite = draw.iter().all(|value| value.is_finite());
+        let sums: Vec<f32> = draw.chunks(draw.len() / bands).map(|plane| plane.iter().sum()).collect();
+        let scaled: Vec<f32> = draw.iter().map(|value| value / sums[reference]).collect();
+        let quantities =
+            if finite { morphology::morphology(&scaled, bands, pixel_kpc, reference)? } else { Vec::new() };
+        Ok(Drawn { finite, sums, scaled, quantities })
+    }
+}
+
 /// Runs the command and returns the exit code.
 pub fn run(args: Args) -> Result<i32> {
-    tch::set_num_threads(i32::from(args.threads.max(1)));
-    let mut prior = Prior::read(&args.prior, Device::Cpu)?;
+    let (compute, _) = args.place.open(&Solo, u32::from(args.threads.max(1)))?;
+    let mut prior = Prior::read(&args.prior, compute.device)?;
     // A lean network was trained with its covariance and keeps it. Others have none but what their draws show.
     let measured = !args.quantities_only && matches!(prior.card.architecture, Architecture::Unet(_));
     if measured {
@@ -69,7 +95,6 @@ pub fn run(args: Args) -> Result<i32> {
     let shape = prior.shape();
     let [bands, height, width] = shape;
     let pixels = (bands * height * width) as usize;
-    let area = (height * width) as usize;
     let mut moments = Moments::new(pixels);
     let mut totals = Moments::new(bands as usize);
     let reference = prior.card.normalisation.reference();
@@ -79,9 +104,14 @@ pub fn run(args: Args) -> Result<i32> {
     for first in (0..args.count).step_by(CHUNK as usize) {
         let images = drawer.draws(first, CHUNK.min(args.count - first))?;
         let flux = to_vec(&prior.card.stretch.inverse(&images)?)?;
-        for (index, draw) in flux.chunks(pixels).enumerate() {
+        // The measurements of a draw take longer than the draw does on a GPU.
+        let drawn: Vec<Drawn> = flux
+            .par_chunks(pixels)
+            .map(|draw| Drawn::measure(draw, bands as usize, prior.card.pixel_kpc, reference))
+            .collect::<Result<_>>()?;
+        for (index, draw) in drawn.into_iter().enumerate() {
             // The file would be published with NaN in it, and refused by whoever reads it next.
-            if draw.iter().any(|value| !value.is_finite()) {
+            if !draw.finite {
                 return Err(Error::usage(format!(
                     "{}: draw {} is not finite, so that this network makes no prior (was it trained, with these bands, \
                      stretch and noise levels?); nothing was written",
@@ -89,13 +119,9 @@ pub fn run(args: Args) -> Result<i32> {
                     first as usize + index
                 )));
             }
-            let sums: Vec<f32> = draw.chunks(area).map(|plane| plane.iter().sum()).collect();
-            // As in a posterior draw, the amplitude is the flux in the reference band: here it is one.
-            let scaled: Vec<f32> = draw.iter().map(|value| value / sums[reference]).collect();
-            moments.push(&scaled);
-            totals.push(&sums);
-            let measured = morphology::morphology(&scaled, bands as usize, prior.card.pixel_kpc, reference)?;
-            for ((_, column), (_, value)) in samples.iter_mut().zip(measured) {
+            moments.push(&draw.scaled);
+            totals.push(&draw.sums);
+            for ((_, column), (_, value)) in samples.iter_mut().zip(draw.quantities) {
                 column.push(value);
             }
         }

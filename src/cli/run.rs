@@ -93,7 +93,8 @@ pub fn run(args: Args) -> Result<i32> {
 /// The engine that samples posteriors, on this rank's own device.
 fn posterior_engine(context: &RankContext) -> Result<Box<dyn Engine>> {
     let (rank, ranks) = (context.local_rank as u32, context.local_size as u32);
-    let device = Compute::open(context.config.run.device, rank, ranks, context.threads)?.device;
+    let run = &context.config.run;
+    let device = Compute::open_shared(run.device, rank, ranks, run.ranks_per_device, context.threads)?.device;
     let prior = Prior::from_bytes(&context.prior, device)?;
     let prior_draws = draw_samples(&context.prior, &morphology::names(prior.card.bands.len()))?;
     Ok(Box::new(GalaxyEngine::new(context.config.clone(), prior, device)?.with_prior_draws(prior_draws)))

@@ -166,6 +166,7 @@ impl<'a> Checker<'a> {
             )?;
         }
         self.need(config.run.threads >= 1, "run.threads", "expected at least 1, found 0")?;
+        self.need(config.run.ranks_per_device >= 1, "run.ranks_per_device", "expected at least 1, found 0")?;
         self.positive(config.run.journal_interval, "run.journal_interval")?;
         self.positive(config.run.hang_timeout, "run.hang_timeout")?;
         self.positive(config.run.time_limit.unwrap_or(1.0), "run.time_limit")?;

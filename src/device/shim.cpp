@@ -5,6 +5,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <ATen/autocast_mode.h>
 #include <cstring>
 #include <string>
 #include <torch/headeronly/version.h>
@@ -32,6 +33,23 @@ int unseeing_set_precision(int allow_tf32) {
     context.setDeterministicAlgorithms(true, /*warn_only=*/false);
     // Else every new tensor is filled with NaN first, which costs and changes nothing here.
     context.setDeterministicFillUninitializedMemory(false);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+// From here on (`on`), the calling thread's products and convolutions on that kind of device are made of bf16 numbers; or,
+// to end it, no longer. The copies of weights that were made for it are then forgotten, since the weights will change.
+int unseeing_bf16(int cuda, int on) {
+  try {
+    auto kind = cuda ? at::kCUDA : at::kCPU;
+    at::autocast::set_autocast_dtype(kind, at::kBFloat16);
+    at::autocast::set_autocast_enabled(kind, on != 0);
+    if (on)
+      at::autocast::increment_nesting();
+    else if (at::autocast::decrement_nesting() == 0)
+      at::autocast::clear_cache();
     return 0;
   } catch (...) {
     return 1;

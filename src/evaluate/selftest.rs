@@ -13,6 +13,8 @@ use crate::{Error, Result};
 
 /// f32 sums of a few hundred terms against f64: rounding is below 1e-6 of the terms; a wrong algorithm or TF32 is not.
 const SUM_TOLERANCE: f64 = 2e-6;
+/// Random numbers of a GPU against those of the CPU, of the largest: a logarithm, a root and a sine in f32.
+pub const NUMBERS_TOLERANCE: f64 = 1e-6;
 /// GPU against CPU, of the largest value: both round in f32 through some ten layers. TF32 would give about 1e-3.
 pub const DEVICE_TOLERANCE: f64 = 1e-4;
 /// Seconds that a speed is measured for.
@@ -52,6 +54,13 @@ pub fn run(denoiser: &dyn Denoiser, device: Device, batch: u32) -> Result<SelfTe
         network_gflops: gflop / seconds,
         matrix_gflops: 2.0 * 1024f64.powi(3) / 1e9 / product,
     })
+}
+
+/// Largest difference between the random numbers of two devices, which are to be the same but for rounding.
+pub fn compare_numbers(one: Device, other: Device) -> Result<f64> {
+    let noise = BlockNoise::new(0, "devices", 7, 3);
+    let numbers = |device| to_vec(&noise.normal(Purpose::Renoise, 1, &[3, 33, 35], device)?);
+    Ok(difference(&numbers(one)?, &numbers(other)?))
 }
 
 /// Largest difference between two denoisers' outputs on two devices, of the largest value.
@@ -150,6 +159,7 @@ mod tests {
         assert!(found.good && found.error > 0.0, "{found:?}");
         assert!(found.network_gflops > 0.01 && found.matrix_gflops > 0.01, "{found:?}");
         assert_eq!(compare((&network, Device::Cpu), (&network, Device::Cpu)).unwrap(), 0.0);
+        assert_eq!(compare_numbers(Device::Cpu, Device::Cpu).unwrap(), 0.0);
     }
 
     #[test]
@@ -167,5 +177,7 @@ mod tests {
         let (cpu, gpu) = (Network::new(Device::Cpu).unwrap(), Network::new(compute.device).unwrap());
         let found = compare((&gpu, compute.device), (&cpu, Device::Cpu)).unwrap();
         assert!(found > 0.0 && found < DEVICE_TOLERANCE, "{found}");
+        let found = compare_numbers(compute.device, Device::Cpu).unwrap();
+        assert!(found < NUMBERS_TOLERANCE, "{found}");
     }
 }

@@ -13,6 +13,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::prior::coarse::raise;
 use crate::random::{BlockNoise, Key, Purpose};
 use crate::{Error, Result};
 
@@ -29,6 +30,8 @@ pub struct Covariance {
     pub variances: Tensor,
     /// Variance d that is left to each pixel, `[D]`.
     pub diagonal: Tensor,
+    /// What the components are raised from, `[K, C, m, m]` in f16, where a file keeps them coarser (`prior/coarse.rs`).
+    pub coarse: Option<Tensor>,
     /// S = diag(lambda)^(1/2) U, `[K, D]`.
     scaled: Tensor,
 }
@@ -72,7 +75,19 @@ impl Covariance {
             return wrong("diagonal", &diagonal, &[pixels]);
         }
         let scaled = variances.f_sqrt()?.f_unsqueeze(1)?.f_mul(&components)?;
-        Ok(Covariance { shape, mean, components, variances, diagonal, scaled })
+        Ok(Covariance { shape, mean, components, variances, diagonal, coarse: None, scaled })
+    }
+
+    /// The same with components that are kept coarser, `[K, C, m, m]` in f16.
+    pub fn of_coarse(
+        shape: [i64; 3],
+        mean: Tensor,
+        coarse: Tensor,
+        variances: Tensor,
+        diagonal: Tensor,
+    ) -> Result<Self> {
+        let raised = raise(&coarse, shape[1])?.f_reshape([coarse.size()[0], -1])?;
+        Ok(Covariance { coarse: Some(coarse), ..Covariance::new(shape, mean, raised, variances, diagonal)? })
     }
 
     /// Fits mean, the `rank` leading components and the remaining diagonal to images `[N, C, n, n]`, by randomised
@@ -93,7 +108,8 @@ impl Covariance {
         let start = Key::new(0, "covariance", 0, Purpose::Evaluation, 0).normal((pixels * probes) as usize);
         let mut basis = Tensor::f_from_slice(&start)?.f_view([pixels, probes])?;
         for _ in 0..6 {
-            let (orthonormal, _) = centred.f_tr()?.f_matmul(&centred.f_matmul(&basis)?)?.f_qr(true)?;
+            let product = centred.f_tr()?.f_matmul(&centred.f_matmul(&basis)?)?;
+            let (orthonormal, _) = Tensor::f_linalg_qr(&product, "reduced")?;
             basis = orthonormal;
         }
         let projected = centred.f_matmul(&basis)?.f_to_kind(Kind::Double)?;
@@ -112,13 +128,14 @@ impl Covariance {
 
     /// The same on another device.
     pub fn to_device(&self, device: Device) -> Result<Self> {
-        Covariance::new(
+        let moved = Covariance::new(
             self.shape,
             self.mean.f_to_device(device)?,
             self.components.f_to_device(device)?,
             self.variances.f_to_device(device)?,
             self.diagonal.f_to_device(device)?,
-        )
+        )?;
+        Ok(Covariance { coarse: self.coarse.as_ref().map(Tensor::shallow_clone), ..moved })
     }
 
     /// Diagonal of C0, `[C, n, n]`.

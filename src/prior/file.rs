@@ -5,6 +5,7 @@
 //! mixture.images          [M, C, n, n] component images (mixture)
 //! moments.mean            [C, n, n]    mean in the stretched space
 //! moments.components      [K, C n n]   principal components          moments.variances [K]
+//!                         [K, C, m, m] the same on a coarser grid, f16 (coarse.rs)
 //! moments.diagonal        [C, n, n]    variance left to each pixel
 //! moments.flux_mean       [C, n, n]    mean and variance of prior draws in linear flux at unit amplitude
 //! moments.flux_variance   [C, n, n]
@@ -131,14 +132,22 @@ pub fn covariance(store: &Store, shape: [i64; 3]) -> Result<Covariance> {
     let rank = store.any("moments.variances")?.numel() as i64;
     let variances = store.get("moments.variances", &[rank])?;
     let mean = store.get("moments.mean", &shape)?.f_view([pixels])?;
-    let components = store.get("moments.components", &[rank, pixels])?;
     let diagonal = store.get("moments.diagonal", &shape)?.f_view([pixels])?;
     for (name, tensor) in [("moments.variances", &variances), ("moments.diagonal", &diagonal)] {
         if tensor.numel() > 0 && tensor.f_min()?.f_double_value(&[])? < 0.0 {
             return Err(Error::usage(format!("tensor `{name}` holds negative variances")));
         }
     }
-    Covariance::new(shape, mean, components, variances, diagonal)
+    match store.find("moments.components").map(Tensor::size).as_deref() {
+        Some(&[_, _, side, _]) if side > 0 && shape[1] % side == 0 => {
+            let coarse = store.get("moments.components", &[rank, shape[0], side, side])?.f_to_kind(Kind::Half)?;
+            Covariance::of_coarse(shape, mean, coarse, variances, diagonal)
+        }
+        _ => {
+            let components = store.get("moments.components", &[rank, pixels])?;
+            Covariance::new(shape, mean, components, variances, diagonal)
+        }
+    }
 }
 
 /// The table of the network's uncertainty in a file; `None` where it was not measured.
@@ -163,7 +172,7 @@ pub fn moment_tensors(
     let draws = Tensor::f_from_slice(&[flux_draws as f64])?;
     let parts = [
         ("mean", covariance.mean.f_view(shape)?),
-        ("components", covariance.components.shallow_clone()),
+        ("components", covariance.coarse.as_ref().unwrap_or(&covariance.components).shallow_clone()),
         ("variances", covariance.variances.shallow_clone()),
         ("diagonal", covariance.diagonal.f_view(shape)?),
         ("flux_mean", flux_mean.shallow_clone()),

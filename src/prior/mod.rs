@@ -7,6 +7,7 @@ use crate::Result;
 pub mod analytic;
 pub mod ancestral;
 pub mod card;
+pub mod coarse;
 pub mod schedule;
 pub mod unet;
 pub mod unet_check;

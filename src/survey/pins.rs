@@ -24,6 +24,9 @@ pub struct Code {
     pub libtorch: String,
     /// `MKL_CBWR` (CPU runs).
     pub mkl: Option<String>,
+    /// The kind of GPU (CUDA runs that were planned where there is one).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
 }
 
 impl Code {
@@ -34,6 +37,7 @@ impl Code {
             products: schema::FORMAT_VERSION,
             libtorch: device::describe(Fact::Version)?,
             mkl: (device == DeviceKind::Cpu).then(device::mkl_path),
+            gpu: if device == DeviceKind::Cuda { device::gpu_kind() } else { None },
         })
     }
 
@@ -58,6 +62,11 @@ impl Code {
         differ("libtorch", planned.libtorch.clone(), self.libtorch.clone(), library);
         let path = |code: &Code| code.mkl.clone().unwrap_or_else(|| "not used".into());
         differ("MKL's code path", path(planned), path(self), format!("set MKL_CBWR={}", path(planned)));
+        // A plan of a login node does not know, and `status` there does not either.
+        if let (Some(old), Some(new)) = (&planned.gpu, &self.gpu) {
+            let mend = "finish on GPUs of that kind, with those libraries, or plan in another folder";
+            differ("the kind of GPU", old.clone(), new.clone(), mend.into());
+        }
         drifts
     }
 }
@@ -132,6 +141,14 @@ mod tests {
         assert!(said(|code| code.products += 1).contains("format of its products"));
         assert!(said(|code| code.libtorch = "1.0".into()).contains("build with libtorch"));
         assert!(said(|code| code.mkl = Some("COMPATIBLE".into())).contains("set MKL_CBWR="));
+        // Only where both know.
+        let with = |gpu: Option<&str>| Code { gpu: gpu.map(String::from), ..planned.clone() };
+        let drifts = |now, then| with(now).drifts(&with(then), "0.0.9").concat();
+        assert!(drifts(Some("8.0"), Some("9.0")).contains("the kind of GPU was 9.0 and is 8.0 (finish on GPUs"));
+        assert_eq!(
+            [drifts(None, Some("9.0")), drifts(Some("9.0"), None), drifts(Some("9.0"), Some("9.0"))].concat(),
+            ""
+        );
         assert!(planned.mkl.is_some() && Code::this(DeviceKind::Cuda).unwrap().mkl.is_none());
     }
 }

@@ -25,8 +25,14 @@ const CATALOG: &str = "catalog.paths";
 const PRIOR: &str = "prior.path";
 
 /// Config keys that do not touch the products and may be changed after planning.
-const FREE_KEYS: [&str; 5] =
-    ["survey.folder", "run.journal_interval", "run.hang_timeout", "run.claim_timeout", "run.time_limit"];
+const FREE_KEYS: [&str; 6] = [
+    "survey.folder",
+    "run.ranks_per_device",
+    "run.journal_interval",
+    "run.hang_timeout",
+    "run.claim_timeout",
+    "run.time_limit",
+];
 
 /// A file that the products depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,9 @@
-//! Training batches, made ahead of the training step by a thread of their own. Everything in a batch is a pure function of
+//! Training batches, made ahead of the training step by threads of their own. Everything in a batch is a pure function of
 //! (seed, step), so that a run that is resumed sees the same batches.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use crate::random::{Key, Purpose, object_seed};
 use crate::train::config::{LevelsSection, OptimizerSection, TrainConfig};
@@ -11,8 +11,8 @@ use crate::train::reduce::share;
 use crate::train::source::ImageSource;
 use crate::{Error, Result};
 
-/// Batches that wait for the training step.
-const AHEAD: usize = 4;
+/// Batches of each thread that wait for the training step.
+const AHEAD: usize = 2;
 
 /// The images of a step, with their noise: all B of a batch, or a rank's share of them.
 #[derive(Debug, PartialEq)]
@@ -110,18 +110,41 @@ impl BatchMaker {
         (place * last).round().clamp(0.0, last) as i64
     }
 
-    /// Starts the thread: batches from `first` on, in order. It ends when the receiver is dropped.
-    pub fn start(self, first: u64) -> Receiver<Result<Batch>> {
-        let (sender, receiver): (SyncSender<Result<Batch>>, _) = sync_channel(AHEAD);
-        std::thread::spawn(move || {
-            for step in first.. {
-                let batch = self.make(step);
-                let failed = batch.is_err();
-                if sender.send(batch).is_err() || failed {
-                    return;
+    /// Starts `makers` threads (at least one), which take the steps from `first` on in turn. They end when the receiver is
+    /// dropped.
+    pub fn start(self, first: u64, makers: usize) -> Batches {
+        let makers = makers.max(1) as u64;
+        let queues = (0..makers).map(|maker| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let this = self.clone();
+            std::thread::spawn(move || {
+                for step in (first + maker..).step_by(makers as usize) {
+                    let batch = this.make(step);
+                    let failed = batch.is_err();
+                    if sender.send(batch).is_err() || failed {
+                        return;
+                    }
                 }
-            }
+            });
+            receiver
         });
-        receiver
+        Batches { queues: queues.collect(), next: 0 }
+    }
+}
+
+/// The batches of one step after the other.
+pub struct Batches {
+    queues: Vec<Receiver<Result<Batch>>>,
+    next: usize,
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    /// Waits for the batch. `None` once a thread has ended, which it does after an error.
+    fn next(&mut self) -> Option<Result<Batch>> {
+        let queue = &self.queues[self.next];
+        self.next = (self.next + 1) % self.queues.len();
+        queue.recv().ok()
     }
 }

@@ -69,13 +69,15 @@ pub struct CovarianceSection {
     pub images: u64,
     /// Principal components.
     pub rank: i64,
+    /// Components are kept on a grid so many times coarser, in f16: smaller files.
+    pub coarse: i64,
     /// Least variance of a pixel beside the components, stretched units squared.
     pub floor: f64,
 }
 
 impl Default for CovarianceSection {
     fn default() -> Self {
-        CovarianceSection { images: 4096, rank: 64, floor: 1e-4 }
+        CovarianceSection { images: 4096, rank: 64, coarse: 1, floor: 1e-4 }
     }
 }
 
@@ -203,6 +205,10 @@ pub struct RunSection {
     /// `cpu`, or `cuda`: each rank then takes the device of its number on the node.
     pub device: DeviceKind,
     pub threads: u32,
+    /// Threads that make batches ahead of the step; a GPU may need many.
+    pub makers: usize,
+    /// In what the network computes; weights and losses are in f32 always.
+    pub precision: Precision,
     /// Seconds between checkpoints.
     pub checkpoint_interval: f64,
     /// Steps between two measurements of the held-out loss.
@@ -217,12 +223,26 @@ pub struct RunSection {
     pub hang_timeout: f64,
 }
 
+/// The numbers that products and convolutions of a training step are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    F32,
+    /// f32 with factors rounded to 10 bits (GPUs from A100 on).
+    Tf32,
+    /// 8 bits of f32's range (GPUs from A100 on, CPUs slowly).
+    Bf16,
+}
+
 impl Default for RunSection {
     fn default() -> Self {
         RunSection {
             seed: 1,
             device: DeviceKind::Cpu,
             threads: 2,
+            makers: 1,
+            precision: Precision::F32,
             checkpoint_interval: 300.0,
             evaluate_every: 1000,
             heldout: 192,
@@ -343,6 +363,9 @@ impl TrainConfig {
         }
         if self.covariance.images < 2 || self.covariance.rank < 0 || !positive(self.covariance.floor) {
             return wrong("covariance", "`images` must be at least 2, `rank` at least 0 and `floor` positive");
+        }
+        if self.covariance.coarse < 1 || self.data.size as i64 % self.covariance.coarse != 0 {
+            return wrong("covariance.coarse", "expected a divisor of data.size; 1 keeps the components at full size");
         }
         if !(0.0..1.0).contains(&self.optimizer.ema) {
             return wrong("optimizer.ema", "expected a number in [0, 1)");

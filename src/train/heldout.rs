@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::Result;
 use crate::random::{Key, Purpose};
-use crate::train::source::ImageSource;
+use crate::train::source::{ImageSource, together};
 use crate::train::trainer::Trainer;
 
 /// Noise levels at which the held-out loss is measured (the nearest of the grid), stretched units.
@@ -38,12 +38,10 @@ impl Heldout {
     /// `count` held-out images (or as many as there are), spread evenly over all of them.
     pub fn new(source: &dyn ImageSource, trainer: &Trainer, count: usize) -> Result<Self> {
         let [channels, height, width] = source.shape();
-        let mut values = Vec::new();
         let all = source.heldout_len();
         let count = count.min(all);
-        for index in 0..count {
-            values.extend(source.heldout_image(index * all / count)?);
-        }
+        let numbers: Vec<u64> = (0..count).map(|index| (index * all / count) as u64).collect();
+        let values = together(&numbers, |index| source.heldout_image(index as usize))?.concat();
         let flux = Tensor::f_from_slice(&values)?.f_view([-1, channels, height, width])?;
         let white = Key::new(trainer.config.run.seed, "held out", 0, Purpose::Evaluation, 0).normal(values.len());
         let noise = Tensor::f_from_slice(&white)?.f_view_as(&flux)?;

@@ -21,12 +21,13 @@ use serde::Serialize;
 use tch::{Device, Tensor};
 
 use crate::cluster::Comm;
+use crate::device::set_precision;
 use crate::io::publish::publish_bytes as publish;
 use crate::prior::ancestral;
 use crate::random::BlockNoise;
 use crate::train::batches::BatchMaker;
 use crate::train::checkpoint::{checkpoint_bytes, resume, resume_bytes, shipped_bytes};
-use crate::train::config::TrainConfig;
+use crate::train::config::{Precision, TrainConfig};
 use crate::train::heldout::{Heldout, LevelLoss, nearest_training_distances};
 use crate::train::picture::write_grid;
 use crate::train::reduce::Reducer;
@@ -79,6 +80,7 @@ pub fn run(
     let patience = Duration::try_from_secs_f64(config.run.hang_timeout).unwrap_or(Duration::MAX);
     let mut reducer = Reducer::new(comm, &config.optimizer, patience)?;
     let mut trainer = begin(config, source.as_ref(), &options.folder, comm, device)?;
+    set_precision(config.run.precision == Precision::Tf32)?;
     let mut record = match comm.rank() {
         0 => Some(Record::open(config, source.as_ref(), &options.folder, &trainer)?),
         _ => None,
@@ -97,13 +99,13 @@ pub fn run(
     }
     let last = options.stop_at.map_or(config.optimizer.steps, |stop| stop.min(config.optimizer.steps));
     let maker = BatchMaker::new(source.clone(), config, trainer.setup.sigma_max);
-    let batches = maker.only(comm.rank(), comm.size()).start(trainer.step);
+    let mut batches = maker.only(comm.rank(), comm.size()).start(trainer.step, config.run.makers);
     let mut row = Row::default();
     let mut least = SILENT;
     let (mut saved, mut row_began) = (Instant::now(), Instant::now());
     while trainer.step < last {
         let asked = Instant::now();
-        let batch = batches.recv().map_err(|_| Error::internal("the thread that makes batches has ended"))??;
+        let batch = batches.next().ok_or_else(|| Error::internal("a thread that makes batches has ended"))??;
         row.waited += asked.elapsed().as_secs_f64();
         let over = options.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > 60.0 * minutes);
         let stop = over || options.stop.load(Ordering::Relaxed);

@@ -4,9 +4,9 @@
 use tch::{Kind, Tensor};
 
 use crate::forward::Stretch;
-use crate::prior::Covariance;
-use crate::train::config::TrainConfig;
-use crate::train::source::ImageSource;
+use crate::prior::{Covariance, coarse};
+use crate::train::config::{CovarianceSection, TrainConfig};
+use crate::train::source::{ImageSource, together};
 use crate::{Error, Result};
 
 /// Images on which the stretch is measured.
@@ -43,18 +43,21 @@ impl Setup {
         let mut sum = Tensor::f_zeros(shape, (Kind::Double, tch::Device::Cpu))?;
         let mut squares = sum.f_zeros_like()?;
         for first in (0..count).step_by(CHUNK as usize) {
-            let mut values = Vec::new();
             let last = (first + CHUNK).min(count);
-            for draw in first..last {
-                values.extend(source.training_image(draw)?);
-            }
+            let numbers: Vec<u64> = (first..last).collect();
+            let values = together(&numbers, |draw| source.training_image(draw))?.concat();
             let flux = Tensor::f_from_slice(&values)?.f_view([(last - first) as i64, shape[0], shape[1], shape[2]])?;
             let wide = flux.f_to_kind(Kind::Double)?;
             let _ = sum.f_add_(&wide.f_sum_dim_intlist(0, false, Kind::Double)?)?;
             let _ = squares.f_add_(&wide.f_square()?.f_sum_dim_intlist(0, false, Kind::Double)?)?;
             images.push(stretch.forward(&flux)?);
         }
-        let covariance = Covariance::fit(&Tensor::f_cat(&images, 0)?, config.covariance.rank, config.covariance.floor)?;
+        let CovarianceSection { rank, floor, coarse, .. } = config.covariance;
+        let images = Tensor::f_cat(&images, 0)?;
+        let covariance = match coarse {
+            1 => Covariance::fit(&images, rank, floor)?,
+            factor => coarse::fit(&images, rank, floor, factor)?,
+        };
         let sigma_max = config.levels.t_max_factor * covariance.largest_sd();
         if !sigma_max.is_finite() || sigma_max <= config.levels.sigma_min {
             return Err(Error::internal(format!("the training images hardly vary: largest noise level {sigma_max}")));
@@ -76,11 +79,10 @@ impl Setup {
 fn stretch_scale(source: &dyn ImageSource, config: &TrainConfig) -> Result<f64> {
     let n = source.shape()[1] as usize;
     let band = config.reference_band()?;
-    let mut found = Vec::new();
-    for draw in 0..STRETCH_IMAGES {
-        let image = source.training_image(draw)?;
-        found.push(surface_brightness_at_r50(&image[band * n * n..][..n * n], n));
-    }
+    let numbers: Vec<u64> = (0..STRETCH_IMAGES).collect();
+    let images = together(&numbers, |draw| source.training_image(draw))?;
+    let mut found: Vec<f64> =
+        images.iter().map(|image| surface_brightness_at_r50(&image[band * n * n..][..n * n], n)).collect();
     found.retain(|value| value.is_finite() && *value > 0.0);
     found.sort_by(f64::total_cmp);
     let median = found.get(found.len() / 2).copied();

@@ -1,5 +1,7 @@
 //! Where training images come from, as the training loop sees it.
 
+use rayon::prelude::*;
+
 use crate::Result;
 use crate::random::{Key, Purpose};
 use crate::train::dataset::Dataset;
@@ -20,6 +22,11 @@ pub trait ImageSource: Send + Sync {
     fn description(&self) -> String;
     /// Effective resolution of the images (FWHM), kpc.
     fn resolution_kpc(&self) -> f64;
+}
+
+/// Many images, made on all processors: one after the other they would keep a GPU waiting for minutes.
+pub fn together(numbers: &[u64], make: impl Fn(u64) -> Result<Vec<f32>> + Sync) -> Result<Vec<Vec<f32>>> {
+    numbers.par_iter().map(|&number| make(number)).collect()
 }
 
 /// Round exponential blobs of random size, colour and place: quick images for tests of the machinery.

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 use crate::cluster::Solo;
 use crate::prior::Prior;
 use crate::prior::card::LeanConfig;
 use crate::train::batches::BatchMaker;
 use crate::train::checkpoint::{checkpoint_bytes, resume_bytes, shipped_bytes};
-use crate::train::config::TrainConfig;
+use crate::train::config::{Precision, TrainConfig};
 use crate::train::heldout::Heldout;
 use crate::train::parameters::Layout;
 use crate::train::session::{Options, Outcome, run};
@@ -118,7 +118,13 @@ fn batches_are_a_function_of_their_step() {
     let config = config(12);
     let maker = BatchMaker::new(source(), &config, 30.0);
     let fifth = maker.make(5).unwrap();
-    assert_eq!(fifth, BatchMaker::new(source(), &config, 30.0).start(4).into_iter().nth(1).unwrap().unwrap());
+    // Whoever makes them, they come in order.
+    for makers in [1, 3] {
+        let mut batches = BatchMaker::new(source(), &config, 30.0).start(4, makers);
+        let steps: Vec<_> = batches.by_ref().take(5).map(Result::unwrap).collect();
+        assert_eq!(steps.iter().map(|batch| batch.step).collect::<Vec<_>>(), [4, 5, 6, 7, 8]);
+        assert_eq!(steps[1], fifth);
+    }
     let sixth = maker.make(6).unwrap();
     assert!(fifth.flux != sixth.flux && fifth.noise != sixth.noise && fifth.levels != sixth.levels);
     let levels: Vec<i64> = (0..200).flat_map(|step| maker.make(step).unwrap().levels).collect();
@@ -127,6 +133,27 @@ fn batches_are_a_function_of_their_step() {
     // A log-uniform share of 0.35 puts 3.5 % into the top tenth of the grid, where the normal part hardly reaches.
     let top = levels.iter().filter(|&&level| level > last * 9 / 10).count() as f64 / levels.len() as f64;
     assert!((0.02..0.07).contains(&top), "{top}");
+}
+
+/// Eight bits: a step differs by some thousandths, what is learned hardly.
+#[test]
+fn bf16_learns_what_f32_learns() {
+    tch::set_num_threads(1);
+    let losses = |precision| {
+        let mut config = config(40);
+        config.run.precision = precision;
+        let mut trainer = trainer(&config);
+        let maker = BatchMaker::new(source(), &config, trainer.setup.sigma_max);
+        (0..40).map(|step| trainer.train(&maker.make(step).unwrap()).unwrap().loss).collect::<Vec<_>>()
+    };
+    let (full, half) = (losses(Precision::F32), losses(Precision::Bf16));
+    assert_ne!(full, half);
+    for (step, (full, half)) in full.iter().zip(&half).enumerate() {
+        assert!((half / full - 1.0).abs() < 0.03, "step {step}: {full} {half}");
+    }
+    // What comes after it computes in f32 again.
+    let x = Tensor::ones([1, 8], (Kind::Float, Device::Cpu));
+    assert_eq!(x.matmul(&x.tr()).kind(), Kind::Float);
 }
 
 #[test]

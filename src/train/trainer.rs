@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::cluster::Solo;
 use crate::prior::Denoiser;
 use crate::train::batches::Batch;
-use crate::train::config::TrainConfig;
+use crate::train::config::{Precision, TrainConfig};
 use crate::train::objective::Objective;
 use crate::train::optimizer::Optimizer;
 use crate::train::parameters::{Layout, Network};
@@ -113,7 +113,8 @@ impl Trainer {
             let _guard = tch::no_grad_guard();
             self.setup.stretch.forward(&self.tensor(flux)?)?
         };
-        let per_image = self.objective.losses(&self.network, &x0, &self.tensor(noise)?, levels)?;
+        let bf16 = self.config.run.precision == Precision::Bf16;
+        let per_image = self.objective.losses(&self.network, &x0, &self.tensor(noise)?, levels, bf16)?;
         let gradients = Tensor::f_run_backward(&[&per_image.f_mean(Kind::Float)?], &self.leaves, false, false)?;
         let flat: Vec<Tensor> =
             gradients.iter().map(|gradient| gradient.f_reshape([-1])).collect::<std::result::Result<_, _>>()?;

@@ -41,7 +41,8 @@ pub fn run(args: &Args) -> Result<i32> {
 fn work(args: &Args, comm: &dyn Comm, stop: &AtomicBool) -> Result<(Outcome, (Plan, CalibrationConfig))> {
     let config = CalibrationConfig::read(&args.config)?;
     let (local, locals) = (comm.local_rank() as u32, comm.local_size() as u32);
-    let device = Compute::open(config.machine.device, local, locals, config.machine.threads)?.device;
+    let machine = &config.machine;
+    let device = Compute::open_shared(machine.device, local, locals, machine.ranks_per_device, machine.threads)?.device;
     let plan = Plan::new(&config, device, &program()?)?;
     let total = plan.len();
     let told = |number: usize| {

@@ -43,6 +43,7 @@ cmodel = 5.0
 [run]
 device = "cpu"
 threads = 1
+ranks_per_device = 1
 journal_interval = 60.0
 hang_timeout = 300.0
 claim_timeout = 600.0
@@ -121,6 +122,7 @@ fn semantic_errors_name_file_line_and_key() {
     expect("keep_draws = 0", "keep_draws = 257", "posterior.keep_draws", "257 of 256");
     expect("cmodel = 5.0", "cmodel = 0.0", "flags.cmodel", "positive");
     expect("threads = 1", "threads = 0", "run.threads", "at least 1");
+    expect("ranks_per_device = 1", "ranks_per_device = 0", "run.ranks_per_device", "at least 1");
     expect("journal_interval = 60.0", "journal_interval = 0.0", "run.journal_interval", "positive");
     expect("hang_timeout = 300.0", "hang_timeout = -1.0", "run.hang_timeout", "positive");
     expect("hang_timeout = 300.0", "time_limit = 0.0", "run.time_limit", "positive");

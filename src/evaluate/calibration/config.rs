@@ -59,11 +59,13 @@ pub struct MachineConfig {
     pub device: DeviceKind,
     /// Threads of each rank (CPU).
     pub threads: u32,
+    /// Ranks that share a CUDA device.
+    pub ranks_per_device: u32,
 }
 
 impl Default for MachineConfig {
     fn default() -> Self {
-        MachineConfig { device: DeviceKind::Cpu, threads: 1 }
+        MachineConfig { device: DeviceKind::Cpu, threads: 1, ranks_per_device: 1 }
     }
 }
 
