@@ -2,7 +2,7 @@
 # Gets what the build and the tests need, on Debian or Ubuntu. Each part does nothing when its work is done already.
 #
 #   tools/setup.sh system     system packages for the build (apt, as root or through sudo)
-#   tools/setup.sh tests      system packages for the tests: a Slurm to run the batch scripts on
+#   tools/setup.sh tests      system packages for the tests: a Slurm to run the batch scripts on, a browser where there is one
 #   tools/setup.sh rust       the Rust toolchain, where there is none or one that is too old
 #   tools/setup.sh libtorch   libtorch (tools/libtorch.sh), and .cargo/config.toml that tells cargo where it is
 #   tools/setup.sh python     a Python with h5py, astropy and statmorph, which the tests read products with; prints its path
@@ -13,6 +13,8 @@ rust=1.95
 build_packages=(build-essential pkg-config libopenmpi-dev openmpi-bin libclang-dev libhdf5-dev libcfitsio-dev python3 python3-venv
   ca-certificates curl)
 test_packages=(munge slurmctld slurmd slurm-client)
+# A browser that clicks on the report's page. Ubuntu has it as a snap only, which a container cannot run: there it is done without.
+browser=chromium
 
 say() { echo "setup: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -38,6 +40,12 @@ apt_install() {
   install() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; }
   install >/dev/null 2>&1 || { "${sudo[@]}" apt-get update -qq && install; } >&2 ||
     die "apt could not install: ${missing[*]}"
+}
+
+install_browser() {
+  command -v apt-get >/dev/null && ! command -v "$browser" >/dev/null || return 0
+  apt-cache policy "$browser" 2>/dev/null | grep -q 'Candidate: [^(]' || return 0
+  (apt_install "$browser") || say "no $browser here: the test that clicks on a report's page will be skipped"
 }
 
 rust_is_new_enough() {
@@ -94,7 +102,7 @@ python() {
 
 case ${1:-} in
   system) apt_install "${build_packages[@]}" ;;
-  tests) apt_install "${test_packages[@]}" ;;
+  tests) apt_install "${test_packages[@]}" && install_browser ;;
   rust) rust_toolchain ;;
   libtorch) libtorch ;;
   python) python ;;
