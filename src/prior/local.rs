@@ -141,7 +141,7 @@ impl<'a> Local<'a> {
 }
 
 /// Inner product of each sample, `[B, 1, 1, 1]`.
-fn dot(left: &Tensor, right: &Tensor) -> Result<Tensor> {
+pub fn dot(left: &Tensor, right: &Tensor) -> Result<Tensor> {
     Ok(left.f_mul(right)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, Kind::Float)?)
 }
 

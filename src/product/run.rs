@@ -125,6 +125,14 @@ pub fn products(place: &Path) -> Result<Vec<Product>> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
     paths.sort();
+    let plan = place.join("plan.json");
+    if paths.is_empty() && !plan.exists() {
+        return Err(Error::usage(format!(
+            "{}: there is no {}: the survey could not be planned, and nothing was done; `unseeing run CONFIG` tells why",
+            place.display(),
+            plan.display()
+        )));
+    }
     let mut products = Vec::with_capacity(paths.len());
     for path in paths {
         let text = std::fs::read(&path).map_err(|error| Error::file(&path, format!("cannot read: {error}")))?;

@@ -1,8 +1,9 @@
 //! Batched, preconditioned conjugate gradients (Hestenes & Stiefel 1952) in the data space. Each sample of the batch
 //! stops by its own residual and is left untouched afterwards, so that its result does not depend on its neighbours.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
+pub use crate::prior::local::dot;
 use crate::{Error, Result};
 
 /// Residual that f32 can reach, relative to the right-hand side.
@@ -77,16 +78,11 @@ fn finite(w: Tensor, iterations: u32) -> Result<(Tensor, u32)> {
     Ok((w, iterations))
 }
 
-/// Inner product of each sample, `[B, 1, 1, 1]`.
-pub fn dot(left: &Tensor, right: &Tensor) -> Result<Tensor> {
-    Ok(left.f_mul(right)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, Kind::Float)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::random::{Key, Purpose};
-    use tch::Device;
+    use tch::{Device, Kind};
 
     #[test]
     fn solves_each_sample_and_stops_alone() {

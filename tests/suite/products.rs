@@ -305,6 +305,15 @@ fn a_report_has_a_picture_for_each_object_and_a_table() {
     let (code, [_, stderr]) = unseeing(&["report", "nowhere"]);
     let told = stderr.contains("neither a product file") && stderr.contains("nor a run folder");
     assert!(code == Some(2) && told, "{stderr}");
+    // A folder whose survey could not be planned has no products, and no success either.
+    let unplanned = folder.path().join("unplanned");
+    std::fs::create_dir_all(unplanned.join("receipts")).unwrap();
+    let (unplanned, images) = (unplanned.to_str().unwrap(), folder.path().join("fits"));
+    let export: &[&str] = &["export", unplanned, "--out", images.to_str().unwrap()];
+    for arguments in [&["report", unplanned], export] {
+        let (code, [_, stderr]) = unseeing(arguments);
+        assert!(code == Some(2) && stderr.contains("plan.json") && stderr.contains("could not be planned"), "{stderr}");
+    }
     let (code, [stdout, _]) = unseeing(&["report", "--schema"]);
     assert!(code == Some(0) && stdout.contains("| `mean` | object, band, pixel, pixel | float32 | nJy / pixel |"));
 

@@ -13,7 +13,7 @@ use crate::report::{Canvas, Chart, Series, small_multiples};
 const FIRST: usize = 16;
 const COLUMN: usize = 27;
 /// Size of the panels, in pixels: nine names of statistics are beside each other.
-const WIDTH: u32 = 1240;
+const WIDTH: u32 = 1480;
 const HEIGHT: u32 = 380;
 
 /// Problems with the same statistics, and what one sampler found there.
@@ -98,7 +98,7 @@ impl Group<'_> {
                 let rows = summary.statistics.iter().enumerate();
                 rows.map(|(place, row)| (place as f64, value(row).map_or(f64::NAN, |one| one.value))).collect()
             });
-            // One place more than there are statistics: room for the names of the lines.
+            // One place more than there are statistics: the last name would be cut off at the frame.
             let end = names(self.summaries[0]).count() as f64;
             lines.push(Series { name: "calibrated".into(), points: vec![(0.0, calibrated), (end, calibrated)] });
             lines
@@ -113,7 +113,7 @@ impl Group<'_> {
         small_multiples(
             &[
                 (sized(Chart::new(&format!("{}: coverage", self.sampler), "nominal", "found")), curves),
-                (named(Chart::new("", "", "mean z")), over(|row| &row.mean_z, 0.0)),
+                (named(Chart { asinh_y: true, ..Chart::new("", "", "mean z") }), over(|row| &row.mean_z, 0.0)),
                 (spread, over(|row| &row.var_z, 1.0)),
             ],
             1,
