@@ -9,6 +9,7 @@ pub mod truths;
 pub mod calibration;
 pub mod compare;
 pub mod consistency;
+pub mod coverage;
 pub mod determinism;
 pub mod dominance;
 pub mod features;

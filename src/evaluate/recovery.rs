@@ -75,7 +75,7 @@ impl Compared {
 }
 
 /// P(|t| < x) for Student's t: with t = freedom^(1/2) tan(phi) its density is that of cos(phi)^(freedom - 1), by the midpoint rule.
-fn student_within(x: f64, freedom: f64) -> f64 {
+pub fn student_within(x: f64, freedom: f64) -> f64 {
     const STEPS: usize = 1000;
     // With more it is normal, and its peak narrower than a step.
     let freedom = freedom.min(1e4);

@@ -54,11 +54,21 @@ fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
     let none = unseeing().args(["evaluate", "recovery", "nowhere", "--truth"]).arg(&truth).output().unwrap();
     assert_eq!(none.status.code(), Some(2));
     // Truths that are not there are the caller's error, with each command that reads them.
-    for command in [&["evaluate", "recovery"][..], &["evaluate", "compare"], &["report"]] {
+    for command in [&["evaluate", "recovery"][..], &["evaluate", "compare"], &["evaluate", "coverage"], &["report"]] {
         let none = unseeing().args(command).arg(&run).args(["--truth", "nowhere.hdf5"]).output().unwrap();
         let error = String::from_utf8_lossy(&none.stderr);
         assert!(none.status.code() == Some(2) && error.contains("nowhere.hdf5"), "{command:?}: {error}");
     }
+
+    // Every pixel of every band is in one ring of one bin.
+    let map = folder.path().join("coverage.png");
+    let covered =
+        json(unseeing().args(["evaluate", "coverage"]).arg(&run).arg("--truth").arg(&truth).arg("--plot").arg(&map));
+    let cells = covered["cells"].as_array().unwrap();
+    let pixels: u64 = cells.iter().map(|cell| cell["pixels"].as_u64().unwrap()).sum();
+    assert_eq!((covered["objects"].as_u64(), pixels), (Some(3), 3 * 3 * 64 * 64));
+    assert!(cells.iter().all(|cell| cell["signal"][0] == 200.0 && cell["objects"] == 3), "{cells:?}");
+    assert!(std::fs::read(&map).unwrap().starts_with(b"\x89PNG"));
 
     let all = json(
         unseeing().args(["evaluate", "compare"]).arg(&run).arg("--truth").arg(&truth).args(["--only", "sim-0001"]),

@@ -7,6 +7,7 @@ use crate::Result;
 mod calibration;
 mod compare;
 mod consistency;
+mod coverage;
 mod dominance;
 mod prior;
 mod recovery;
@@ -29,6 +30,9 @@ enum Test {
     /// Posterior means and draws against a sharp image of the same sky (HST) or simulated truths, beside Richardson-Lucy
     /// and Wiener on the same data
     Compare(compare::Args),
+    /// The products of a simulated survey against its truths, pixel by pixel: how often truths are within the intervals that
+    /// mean and variance claim, by observed S/N and radius
+    Coverage(coverage::Args),
     /// One galaxy at many magnitudes, all else the same: how much of the prior's variance the data leave
     Dominance(dominance::Args),
     /// Draws of a prior against the images that it was trained on and held-out ones: Frechet distances, precision, recall,
@@ -53,6 +57,7 @@ pub fn run(args: Args) -> Result<i32> {
         Test::Consistency(args) => consistency::run(&args),
         Test::Calibration(args) => calibration::run(&args),
         Test::Compare(args) => compare::run(&args),
+        Test::Coverage(args) => coverage::run(&args),
         Test::Dominance(args) => dominance::run(&args),
         Test::Prior(args) => prior::run(&args),
         Test::Recovery(args) => recovery::run(&args),

@@ -1,0 +1,104 @@
+//! `unseeing evaluate coverage`: how often truths are within the intervals that products claim, by S/N and radius.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use serde::Serialize;
+
+use crate::cli::DONE;
+use crate::evaluate::coverage::{Cell, NOMINAL, Object, cells};
+use crate::evaluate::truths::Truths;
+use crate::product::run::products;
+use crate::product::statistics::summary;
+use crate::product::{ObjectRecord, ShardMeta, Status};
+use crate::report::coverage_picture;
+use crate::{Error, Result};
+
+/// Arguments of `unseeing evaluate coverage`.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// The run folder of a survey that `unseeing simulate` made and `unseeing run` worked on, or one product file
+    run: PathBuf,
+    /// Its truths
+    #[arg(long, value_name = "FILE")]
+    truth: PathBuf,
+    /// Draws the map: S/N downwards, radius to the right
+    #[arg(long, value_name = "FILE.png")]
+    plot: Option<PathBuf>,
+    /// Answers in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    objects: usize,
+    nominal: [f64; 3],
+    cells: Vec<Cell>,
+}
+
+/// Runs the command and returns the exit code.
+pub fn run(args: &Args) -> Result<i32> {
+    let truths = Truths::open(&args.truth)?;
+    let mut objects = Vec::new();
+    for product in products(&args.run)? {
+        product.read(|shard| {
+            for index in 0..shard.ids().len() {
+                let record = shard.record(index)?;
+                if record.status == Status::Done {
+                    objects.push(one(&record, &shard.meta, &truths)?);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    if objects.is_empty() {
+        return Err(Error::usage(format!("{}: no object is finished yet", args.run.display())));
+    }
+    let report = Report { objects: objects.len(), nominal: NOMINAL, cells: cells(&objects) };
+    if let Some(path) = &args.plot {
+        coverage_picture(&report.cells)?.save(path)?;
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
+        println!("{text}");
+    } else {
+        print(&report);
+    }
+    Ok(DONE)
+}
+
+fn one(record: &ObjectRecord, meta: &ShardMeta, truths: &Truths) -> Result<Object> {
+    let trouble = |what: &str| Error::object(&record.id, what);
+    let pitch = record.scalar("pixel_scale").ok_or_else(|| trouble("its products have no pixel scale"))?;
+    let truth =
+        truths.at_pitch(&record.id, meta.pixel_kpc, pitch)?.ok_or_else(|| trouble("there is no truth of it"))?;
+    let array = |name: &str| {
+        record.array(name).map(|array| array.values.as_slice()).ok_or_else(|| trouble("its products have no images"))
+    };
+    let r50 = summary(record.sample("r50").unwrap_or_default()).mean / meta.pixel_kpc;
+    let draws = record.scalar("sample_count").unwrap_or(0.0) as u32;
+    let kron = |name: &str| record.vector(name).get(meta.reference).copied().unwrap_or(f64::NAN);
+    let signal_to_noise = kron("kron_flux") / kron("kron_flux_error");
+    Object::of([array("mean")?, array("variance")?, &truth.values], meta.size, draws, r50, signal_to_noise)
+        .map_err(|error| trouble(&error.to_string()))
+}
+
+fn print(report: &Report) {
+    println!(
+        "{} objects; pixels of all bands whose truth is within 50, 68 and 95 % intervals, per cent\n",
+        report.objects
+    );
+    println!(
+        "{:>12}{:>12}{:>5}{:>16}{:>16}{:>16}{:>20}",
+        "S/N", "r / r50", "n", "in 50", "in 68", "in 95", "bias of flux, %"
+    );
+    let range = |(low, high): (f64, Option<f64>)| high.map_or(format!("> {low}"), |high| format!("{low} - {high}"));
+    for cell in &report.cells {
+        let found = cell.found.map(|found| format!("{:.1} +- {:.1}", 100.0 * found.value, 100.0 * found.error));
+        let bias = format!("{:.2} +- {:.2}", 100.0 * cell.bias.value, 100.0 * cell.bias.error);
+        let [half, most, nearly] = found;
+        let (signal, radius) = (range(cell.signal), range(cell.radius));
+        println!("{signal:>12}{radius:>12}{:>5}{half:>16}{most:>16}{nearly:>16}{bias:>20}", cell.objects);
+    }
+}
