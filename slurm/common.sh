@@ -9,7 +9,7 @@
 #   LIBTORCH    a libtorch to use instead of the one that the program was built with
 #   VENV        a Python environment to activate first (a venv that holds libtorch, on clusters)
 #   MPI_TYPE    how srun starts MPI programs     [pmix]
-#   GPUS        GPUs that a node must have given [one for each task; 0 for runs on CPUs]
+#   GPUS        GPUs that a node must have given [one for each task; with run.ranks_per_device fewer; 0 for runs on CPUs]
 #   MAX_STARTS  a job that was started so often is not started again [100]
 #   MAX_KILLED  nor one whose ranks were killed so often [5]
 #
