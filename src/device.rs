@@ -13,7 +13,7 @@ use crate::{Error, Result};
 // Of `device/shim.cpp`: the switches that libtorch's C interface lacks.
 unsafe extern "C" {
     fn unseeing_set_precision(allow_tf32: c_int) -> c_int;
-    fn unseeing_bf16(cuda: c_int, on: c_int) -> c_int;
+    fn unseeing_half(cuda: c_int, which: c_int) -> c_int;
     fn unseeing_set_threads(threads: c_int) -> c_int;
     fn unseeing_describe(what: c_int, out: *mut c_char, size: usize) -> c_int;
 }
@@ -186,28 +186,38 @@ pub fn set_precision(allow_tf32: bool) -> Result<()> {
     }
 }
 
-/// While it lives, the calling thread's products and convolutions on one kind of device are made of bf16 numbers (8 bits, the
-/// range of f32); weights, sums and normalisations stay f32. Gradients are taken after it is dropped.
+/// Numbers of 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Half {
+    /// 8 bits, and the range of f32.
+    Bf16 = 1,
+    /// 11 bits, from 6e-8 to 65504.
+    F16 = 2,
+}
+
+/// While it lives, the calling thread's products and convolutions on one kind of device are made of 16-bit numbers; weights,
+/// sums and normalisations stay f32. Gradients are taken after it is dropped.
 #[derive(Debug)]
-pub struct Bf16 {
+pub struct HalfPrecision {
     cuda: bool,
 }
 
-impl Bf16 {
-    pub fn begin(device: Device) -> Result<Bf16> {
-        let cuda = matches!(device, Device::Cuda(_));
+impl HalfPrecision {
+    pub fn begin(half: Half, device: Device) -> Result<HalfPrecision> {
+        let cuda = device.is_cuda();
         // SAFETY: a plain function that catches its exceptions.
-        match unsafe { unseeing_bf16(c_int::from(cuda), 1) } {
-            0 => Ok(Bf16 { cuda }),
-            _ => Err(Error::internal("libtorch refused to compute in bf16")),
+        match unsafe { unseeing_half(c_int::from(cuda), half as c_int) } {
+            0 => Ok(HalfPrecision { cuda }),
+            _ => Err(Error::internal(format!("libtorch refused to compute in {half:?}"))),
         }
     }
 }
 
-impl Drop for Bf16 {
+impl Drop for HalfPrecision {
     fn drop(&mut self) {
         // SAFETY: as above. Nothing can be done about a refusal to go back, and none is known.
-        let _ = unsafe { unseeing_bf16(c_int::from(self.cuda), 0) };
+        let _ = unsafe { unseeing_half(c_int::from(self.cuda), 0) };
     }
 }
 

@@ -73,7 +73,10 @@ pub fn run(args: Args) -> Result<i32> {
                 if record.status == Status::Done && !args.no_pictures {
                     record = shard.record(index)?;
                     let id = &record.id;
-                    let truth = truths.as_ref().map(|truths| truths.of(id)).transpose()?.flatten();
+                    // On the products' grid: where the catalogue's redshift is not the true one, the truth's own is another.
+                    let pitch = record.scalar("pixel_scale").unwrap_or(f64::NAN);
+                    let truth = |truths: &Truths| truths.at_pitch(id, shard.meta.pixel_kpc, pitch);
+                    let truth = truths.as_ref().map(truth).transpose()?.flatten();
                     let name = names.name(id, "png");
                     object_picture(&record, &shard.meta.bands, truth.as_ref(), stretch)?.save(&out.join(&name))?;
                     picture = Some(name);

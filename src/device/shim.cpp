@@ -39,14 +39,15 @@ int unseeing_set_precision(int allow_tf32) {
   }
 }
 
-// From here on (`on`), the calling thread's products and convolutions on that kind of device are made of bf16 numbers; or,
-// to end it, no longer. The copies of weights that were made for it are then forgotten, since the weights will change.
-int unseeing_bf16(int cuda, int on) {
+// From here on the calling thread's products and convolutions on that kind of device are made of bf16 numbers (1), of f16
+// numbers (2), or no longer of either (0). The copies of weights that were made for it are then forgotten, since the weights
+// will change.
+int unseeing_half(int cuda, int which) {
   try {
     auto kind = cuda ? at::kCUDA : at::kCPU;
-    at::autocast::set_autocast_dtype(kind, at::kBFloat16);
-    at::autocast::set_autocast_enabled(kind, on != 0);
-    if (on)
+    if (which) at::autocast::set_autocast_dtype(kind, which == 2 ? at::kHalf : at::kBFloat16);
+    at::autocast::set_autocast_enabled(kind, which != 0);
+    if (which)
       at::autocast::increment_nesting();
     else if (at::autocast::decrement_nesting() == 0)
       at::autocast::clear_cache();

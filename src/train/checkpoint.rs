@@ -11,6 +11,7 @@ use crate::prior::card::Card;
 use crate::prior::file::{covariance, moment_tensors, prior_bytes};
 use crate::prior::store::{Store, to_bytes};
 use crate::train::config::{Decay, TrainConfig};
+use crate::train::scale::LossScale;
 use crate::train::setup::Setup;
 use crate::train::source::ImageSource;
 use crate::train::trainer::Trainer;
@@ -27,6 +28,8 @@ struct Header {
     data_digest: String,
     stretch: Stretch,
     sigma_max: f64,
+    #[serde(default)]
+    scale: LossScale,
 }
 
 /// The bytes of a checkpoint of `trainer`, which trains on the images of this digest.
@@ -38,6 +41,7 @@ pub fn checkpoint_bytes(trainer: &Trainer, data_digest: &str) -> Result<Vec<u8>>
         data_digest: data_digest.into(),
         stretch: setup.stretch,
         sigma_max: setup.sigma_max,
+        scale: trainer.scale,
     };
     let text = serde_json::to_string(&header).map_err(|error| Error::internal(format!("checkpoint: {error}")))?;
     let mut tensors = moment_tensors(&setup.covariance, &setup.flux_mean, &setup.flux_variance, 0)?;
@@ -110,7 +114,7 @@ pub fn resume_bytes(
     for name in ["weights", "first_moment", "second_moment", "average"] {
         trainer.optimizer.restore(name, &store.get(&format!("optimizer.{name}"), &[length])?)?;
     }
-    trainer.step = header.step;
+    (trainer.step, trainer.scale) = (header.step, header.scale);
     Ok(trainer)
 }
 

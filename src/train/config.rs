@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::DeviceKind;
+use crate::device::Half;
 use crate::prior::card::{self, Architecture, LeanConfig, Normalisation, UnetConfig};
 use crate::train::dataset::DatasetConfig;
 use crate::{Error, Result};
@@ -231,8 +232,21 @@ pub enum Precision {
     F32,
     /// f32 with factors rounded to 10 bits (GPUs from A100 on).
     Tf32,
-    /// 8 bits of f32's range (GPUs from A100 on, CPUs slowly).
+    /// 8 bits and the range of f32 (GPUs from A100 on, CPUs slowly).
     Bf16,
+    /// 11 bits of a small range (all GPUs since V100); the loss is scaled for it.
+    F16,
+}
+
+impl Precision {
+    /// The 16-bit numbers that the network computes with, if it does.
+    pub fn half(self) -> Option<Half> {
+        match self {
+            Precision::F32 | Precision::Tf32 => None,
+            Precision::Bf16 => Some(Half::Bf16),
+            Precision::F16 => Some(Half::F16),
+        }
+    }
 }
 
 impl Default for RunSection {

@@ -17,6 +17,7 @@ pub mod procedural;
 pub mod real;
 pub mod reduce;
 pub mod rows;
+pub mod scale;
 pub mod session;
 pub mod setup;
 pub mod source;

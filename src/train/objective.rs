@@ -11,7 +11,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::device::Bf16;
+use crate::device::{Half, HalfPrecision};
 use crate::prior::card::{Architecture, UnetConfig};
 use crate::prior::lean_denoiser::LeanDenoiser;
 use crate::prior::schedule::Schedule;
@@ -59,8 +59,15 @@ impl Objective {
     }
 
     /// The loss of each of the stretched images `x0` `[B, C, n, n]` with these standard normal numbers, at these levels; the
-    /// network alone may compute in bf16.
-    pub fn losses(&self, network: &Network, x0: &Tensor, noise: &Tensor, levels: &[i64], bf16: bool) -> Result<Tensor> {
+    /// network alone may compute in 16 bits.
+    pub fn losses(
+        &self,
+        network: &Network,
+        x0: &Tensor,
+        noise: &Tensor,
+        levels: &[i64],
+        half: Option<Half>,
+    ) -> Result<Tensor> {
         match (self, network) {
             (Objective::Edm { skip }, Network::Lean(network)) => {
                 let (prepared, target) = {
@@ -68,7 +75,7 @@ impl Objective {
                     noisy(skip, x0, noise, levels)?
                 };
                 let forward = || network.forward(&prepared.inputs, &prepared.ln_sigma);
-                let output = compute(bf16, x0.device(), forward)?.f_mul(&prepared.gate)?;
+                let output = compute(half, x0.device(), forward)?.f_mul(&prepared.gate)?;
                 mean(&output.f_sub(&target)?.f_square()?)
             }
             (Objective::Vp { schedule, config, .. }, Network::Unet(network)) => {
@@ -77,7 +84,7 @@ impl Objective {
                 let sd = column(&|index| (1.0 - schedule.alpha_bar[index]).sqrt())?;
                 let x_t = x0.f_mul(&signal)?.f_add(&noise.f_mul(&sd)?)?;
                 let times = column(&|index| index as f64 * TIMES / schedule.steps() as f64)?.f_view(-1)?;
-                let output = compute(bf16, x0.device(), || network.forward(&x_t, &times))?;
+                let output = compute(half, x0.device(), || network.forward(&x_t, &times))?;
                 let channels = x0.size()[1];
                 let predicted = output.f_narrow(1, 0, channels)?;
                 let simple = mean(&predicted.f_sub(noise)?.f_square()?)?;
@@ -113,7 +120,7 @@ impl Objective {
                 let times = Tensor::f_full([x0.size()[0]], time, (Kind::Float, x0.device()))?;
                 network.forward(&x_t, &times)?.f_narrow(1, 0, x0.size()[1])?.f_sub(noise)?.f_square()?
             }
-            _ => self.losses(network, x0, noise, &levels, false)?,
+            _ => self.losses(network, x0, noise, &levels, None)?,
         };
         let number = |values: &Tensor| -> Result<f64> { Ok(values.f_mean(Kind::Float)?.f_double_value(&[])?) };
         Ok((number(&network)?, number(&wiener)?))
@@ -132,9 +139,9 @@ impl Objective {
     }
 }
 
-/// What a network says, in f32, with or without bf16 inside.
-fn compute(bf16: bool, device: Device, forward: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
-    let inside = bf16.then(|| Bf16::begin(device)).transpose()?;
+/// What a network says, in f32, with or without 16-bit numbers inside.
+fn compute(half: Option<Half>, device: Device, forward: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    let inside = half.map(|half| HalfPrecision::begin(half, device)).transpose()?;
     let output = forward()?;
     drop(inside);
     Ok(output.f_to_kind(Kind::Float)?)

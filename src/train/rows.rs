@@ -19,6 +19,8 @@ pub struct Row {
     steps: f64,
     loss: f64,
     norm: f64,
+    /// Steps that had a gradient.
+    normed: f64,
     bins: [(f64, f64); BINS.len()],
     /// Seconds in which the training waited for images.
     pub waited: f64,
@@ -28,7 +30,10 @@ impl Row {
     pub fn add(&mut self, report: &StepReport) {
         self.steps += 1.0;
         self.loss += report.loss;
-        self.norm += report.gradient_norm;
+        if let Some(norm) = report.gradient_norm {
+            self.norm += norm;
+            self.normed += 1.0;
+        }
         for &(sigma, loss) in &report.images {
             let bin = BINS.iter().position(|&end| sigma < end).unwrap_or(BINS.len() - 1);
             self.bins[bin].0 += loss;
@@ -46,7 +51,7 @@ impl Row {
         let bins = self.bins.iter().map(|(sum, count)| format!(",{:.5}", sum / count)).collect::<String>();
         format!(
             "{step},{rate:.3e},{:.4},{:.5}{bins},{:.1},{:.0},{:.4}",
-            self.norm / self.steps,
+            self.norm / self.normed,
             self.loss(),
             self.steps * batch as f64 / seconds,
             peak_memory(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tch::{Device, Kind, Tensor};
 
 use crate::cluster::Solo;
+use crate::device::Half;
 use crate::prior::Denoiser;
 use crate::train::batches::Batch;
 use crate::train::config::{Precision, TrainConfig};
@@ -12,6 +13,7 @@ use crate::train::objective::Objective;
 use crate::train::optimizer::Optimizer;
 use crate::train::parameters::{Layout, Network};
 use crate::train::reduce::{Partial, Reducer};
+use crate::train::scale::LossScale;
 use crate::train::setup::Setup;
 use crate::{Error, Result};
 
@@ -22,6 +24,8 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     /// Steps done.
     pub step: u64,
+    /// Of the loss, where the network computes in f16.
+    pub scale: LossScale,
     pub layout: Layout,
     objective: Objective,
     network: Network,
@@ -35,7 +39,8 @@ pub struct Trainer {
 #[derive(Debug)]
 pub struct StepReport {
     pub loss: f64,
-    pub gradient_norm: f64,
+    /// `None` where the gradient overflowed f16, and the step was left out.
+    pub gradient_norm: Option<f64>,
     /// Noise level and loss of each image.
     pub images: Vec<(f64, f64)>,
     /// A rank has been asked to stop.
@@ -62,6 +67,7 @@ impl Trainer {
             setup,
             optimizer,
             step: 0,
+            scale: LossScale::default(),
             layout,
             objective,
             network,
@@ -113,12 +119,17 @@ impl Trainer {
             let _guard = tch::no_grad_guard();
             self.setup.stretch.forward(&self.tensor(flux)?)?
         };
-        let bf16 = self.config.run.precision == Precision::Bf16;
-        let per_image = self.objective.losses(&self.network, &x0, &self.tensor(noise)?, levels, bf16)?;
-        let gradients = Tensor::f_run_backward(&[&per_image.f_mean(Kind::Float)?], &self.leaves, false, false)?;
+        let half = self.config.run.precision.half();
+        let per_image = self.objective.losses(&self.network, &x0, &self.tensor(noise)?, levels, half)?;
+        let loss = per_image.f_mean(Kind::Float)?;
+        let scale = (half == Some(Half::F16)).then(|| self.scale.factor());
+        let loss = scale.map_or(Ok(loss.shallow_clone()), |scale| loss.f_mul_scalar(scale))?;
+        let gradients = Tensor::f_run_backward(&[&loss], &self.leaves, false, false)?;
         let flat: Vec<Tensor> =
             gradients.iter().map(|gradient| gradient.f_reshape([-1])).collect::<std::result::Result<_, _>>()?;
-        Ok((Tensor::f_cat(&flat, 0)?, Vec::<f32>::try_from(&per_image.f_detach()?.f_to_device(Device::Cpu)?)?))
+        let flat = Tensor::f_cat(&flat, 0)?;
+        let flat = scale.map_or(Ok(flat.shallow_clone()), |scale| flat.f_div_scalar(scale))?;
+        Ok((flat, Vec::<f32>::try_from(&per_image.f_detach()?.f_to_device(Device::Cpu)?)?))
     }
 
     /// Steps by the sum over all micro-batches. The same sum gives the same bits on every rank.
@@ -131,7 +142,13 @@ impl Trainer {
             return Err(Error::internal(format!("step {}: the loss is {loss}: the training has diverged", self.step)));
         }
         let gradient = total.f_narrow(0, 0, length)?.f_to_device(self.optimizer.weights.device())?;
-        let gradient_norm = self.optimizer.update(&gradient, self.step)?;
+        let f16 = self.config.run.precision == Precision::F16;
+        let finite = !f16 || gradient.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0;
+        // A gradient that has overflowed f16 is no gradient: the step is left out, and the next one has a smaller scale.
+        let gradient_norm = if finite { Some(self.optimizer.update(&gradient, self.step)?) } else { None };
+        if f16 {
+            self.scale.learn(finite)?;
+        }
         self.step += 1;
         let grid = self.levels();
         let images = levels.iter().zip(losses).map(|(&level, &loss)| (grid[level as usize], f64::from(loss)));
