@@ -234,8 +234,9 @@ fn a_session_continues_its_folder_and_leaves_a_prior() {
 #[test]
 fn the_u_net_is_trained_as_published() {
     tch::set_num_threads(1);
-    for learn_sigma in [false, true] {
+    for (learn_sigma, precision) in [(false, Precision::F32), (true, Precision::F32), (true, Precision::Bf16)] {
         let mut config = config(12);
+        config.run.precision = precision;
         config.network = None;
         config.data.size = 32;
         config.optimizer.batch = 4;
