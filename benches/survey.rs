@@ -154,7 +154,7 @@ impl OpenObject for NullObject<'_> {
     }
 
     fn finish_block(&self, _block: u32, _state: State) -> Result<Node> {
-        Ok(Node { moments: vec![("x".into(), Moments::new(1))], samples: Vec::new(), draws: Vec::new() })
+        Ok(Node { moments: vec![("x".into(), Moments::new(1))], samples: Vec::new(), draws: Vec::new(), lost: 0 })
     }
 
     fn finish(&self, _node: Node) -> Result<ObjectRecord> {

@@ -373,4 +373,4 @@ mod photo_z;
 pub use photo_z::PhotoZLikelihood;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

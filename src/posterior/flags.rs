@@ -25,15 +25,14 @@ pub enum Flag {
     CmodelMismatch = 1 << 18,
 }
 
-/// Whether one of an object's draws, given by their reduced chi^2, is no fit to its data although others are: its chi^2 is
-/// more than `times` that of the median draw. Those of a posterior differ by less than 2.
-pub fn any_lost(reduced_chi2: &[f32], times: f64) -> bool {
+/// Which of some draws of an object, given by their reduced chi^2, are no fit to its data although others are: their chi^2 is
+/// more than `times` that of the median draw. Those of a posterior differ by less than 2. What is not finite is not lost.
+pub fn lost(reduced_chi2: &[f32], times: f64) -> Vec<bool> {
     let mut sorted: Vec<f32> = reduced_chi2.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f32::total_cmp);
-    match (sorted.get(sorted.len() / 2), sorted.last()) {
-        (Some(median), Some(largest)) => f64::from(*largest) > times * f64::from(*median),
-        _ => false,
-    }
+    let Some(median) = sorted.get(sorted.len() / 2) else { return vec![false; reduced_chi2.len()] };
+    let limit = times * f64::from(*median);
+    reduced_chi2.iter().map(|&value| value.is_finite() && f64::from(value) > limit).collect()
 }
 
 impl Flag {
@@ -114,7 +113,7 @@ impl Flag {
             Flag::FewSamples => "fewer samples than planned",
             Flag::NonFiniteDraws => "some draws were not finite and are left out",
             Flag::LostDraws => {
-                "a draw's reduced chi^2 is above `lost_draws` (10) times the median's: no fit, it spoils mean and variance"
+                "draws whose reduced chi^2 is above `lost_draws` (10) times the median of their block are no fit, and left out"
             }
             Flag::PoorPrediction => {
                 "predictive_p_galaxy is below `predictive_p` (0.001): noise does not explain the residuals in the galaxy"
@@ -154,9 +153,10 @@ mod tests {
 
     #[test]
     fn a_draw_that_is_no_fit_is_noticed() {
-        assert!(!any_lost(&[0.9, 1.0, 1.1, 9.0], 10.0) && !any_lost(&[], 10.0) && !any_lost(&[f32::NAN], 10.0));
+        let any = |values: &[f32]| lost(values, 10.0).contains(&true);
+        assert!(!any(&[0.9, 1.0, 1.1, 9.0]) && !any(&[]) && !any(&[f32::NAN]) && !any(&[0.9, 99.0]));
         // As found in a bright galaxy whose light one draw had put into a single pixel.
-        assert!(any_lost(&[0.98, 1.0, 1.03, 61.5], 10.0));
+        assert_eq!(lost(&[0.98, 61.5, f32::NAN, 1.0, 1.03], 10.0), [false, true, false, false, false]);
     }
 
     #[test]

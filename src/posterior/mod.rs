@@ -26,6 +26,8 @@ pub struct Node {
     pub samples: Vec<(String, Vec<f32>)>,
     /// The first few draws as images, `kept x C x n x n` values of flux (nJy per prior pixel), concatenated.
     pub draws: Vec<f32>,
+    /// Draws that were no fit, and are in none of the above.
+    pub lost: u32,
 }
 
 impl Node {
@@ -38,6 +40,7 @@ impl Node {
             left.extend(other);
         }
         self.draws.extend(right.draws);
+        self.lost += right.lost;
         self
     }
 }

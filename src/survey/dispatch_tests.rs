@@ -187,7 +187,7 @@ fn leaf(object: u64, block: u32) -> Node {
     let values = Key::new(object, "simulated", block, Purpose::Evaluation, 0).normal(3);
     let mut moments = Moments::new(1);
     values.iter().for_each(|&value| moments.push(&[value]));
-    Node { moments: vec![("x".into(), moments)], samples: vec![("s".into(), values)], draws: Vec::new() }
+    Node { moments: vec![("x".into(), moments)], samples: vec![("s".into(), values)], draws: Vec::new(), lost: 0 }
 }
 
 impl Comm for Simulation {

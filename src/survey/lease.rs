@@ -187,7 +187,12 @@ mod tests {
         for sample in 0..3 {
             moments.push(&Key::new(1, "parts", block * 3 + sample, Purpose::Evaluation, 0).normal(4));
         }
-        Node { moments: vec![("x".into(), moments)], samples: vec![("s".into(), vec![block as f32])], draws: vec![] }
+        Node {
+            moments: vec![("x".into(), moments)],
+            samples: vec![("s".into(), vec![block as f32])],
+            draws: vec![],
+            lost: 0,
+        }
     }
 
     fn bits(node: &Node) -> Vec<u8> {

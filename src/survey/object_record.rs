@@ -7,7 +7,7 @@ use crate::catalog::Target;
 use crate::config::Config;
 use crate::forward::{Field, GalaxyLikelihood, Likelihood as _};
 use crate::observe::{Band, Observation};
-use crate::posterior::flags::{Flag, any_lost};
+use crate::posterior::flags::Flag;
 use crate::posterior::variance_ratio::{variance_ratio, variance_ratio_paper};
 use crate::posterior::{Moments, Node};
 use crate::prior::Prior;
@@ -148,10 +148,10 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
     let galaxy = if bright.f_sum(Kind::Double)?.f_double_value(&[])? > 0.0 { mean_over(&bright)? } else { reduced };
     put("reduced_chi2_galaxy", galaxy);
     put("reduced_chi2_draws", mean_sd(column(node, "reduced_chi2")).0);
-    flag(Flag::LostDraws, any_lost(column(node, "reduced_chi2"), thresholds.lost_draws));
+    flag(Flag::LostDraws, node.lost > 0);
     flag(Flag::HighChi2, reduced.max(galaxy) > thresholds.high_chi2);
     flag(Flag::FewSamples, flux.count < u64::from(parts.config.posterior.samples));
-    flag(Flag::NonFiniteDraws, flux.count < u64::from(parts.config.posterior.samples));
+    flag(Flag::NonFiniteDraws, flux.count + u64::from(node.lost) < u64::from(parts.config.posterior.samples));
 
     let prior_flux = to_f64(&prior.flux_variance)?;
     let unit_variance = moments(node, "unit")?.variance();

@@ -306,7 +306,7 @@ mod tests {
             let state = crate::sampler::SavedState { step, tensors: Vec::new() };
             SavedBlock { block: 1, state }
         };
-        let node = Node { moments: Vec::new(), samples: vec![("s".into(), vec![1.0])], draws: Vec::new() };
+        let node = Node { moments: Vec::new(), samples: vec![("s".into(), vec![1.0])], draws: Vec::new(), lost: 0 };
         let mut journal = ShardJournal::create(&folder, PLAN, 0, 1).unwrap();
         journal.begin(10).unwrap();
         journal.state(10, &saved(3)).unwrap();

@@ -255,11 +255,12 @@ impl OpenObject for OpenGalaxy<'_> {
             pixel_kpc: self.engine.prior.card.pixel_kpc,
             reference: self.engine.reference(),
             kept,
+            lost: self.engine.config.flags.lost_draws,
         })
     }
 
     fn finish(&self, node: Node) -> Result<ObjectRecord> {
-        let made = object_record::column(&node, "reduced_chi2").len();
+        let made = object_record::column(&node, "reduced_chi2").len() + node.lost as usize;
         let planned = self.engine.config.posterior.samples as usize;
         if (planned - made) as f64 > NON_FINITE_LIMIT * planned as f64 {
             return Err(Error::object(

@@ -126,7 +126,12 @@ impl OpenObject for ToyObject<'_> {
         let samples = values.chunks(PIXELS);
         samples.clone().for_each(|sample| moments.push(sample));
         let sums = samples.map(|sample| sample.iter().sum()).collect();
-        Ok(Node { moments: vec![("x".into(), moments)], samples: vec![("sum".into(), sums)], draws: Vec::new() })
+        Ok(Node {
+            moments: vec![("x".into(), moments)],
+            samples: vec![("sum".into(), sums)],
+            draws: Vec::new(),
+            lost: 0,
+        })
     }
 
     fn finish(&self, node: Node) -> Result<ObjectRecord> {

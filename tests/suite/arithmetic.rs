@@ -18,7 +18,7 @@ const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safeten
 
 /// What was recorded: with which prior, which arithmetic, and the numbers of the summary catalogue.
 const RECORDED_PRIOR: &str = "9b26a1bc8b8233853f30337eddd603c34814ebf0a752703fd0673d8e7dea5375";
-const RECORDED_ARITHMETIC: u32 = 3;
+const RECORDED_ARITHMETIC: u32 = 4;
 const RECORDED: [(&str, f64); 23] = [
     ("kron_flux_r", 16590.05),
     ("aperture_flux_i", 21389.3),

@@ -41,7 +41,7 @@ pub struct Args {
     quantities: Vec<String>,
     /// Leaves objects with any of these flags out. A companion that was masked as a neighbour is part of the truth, but not
     /// of the galaxy that a survey measures
-    #[arg(long, value_delimiter = ',', default_value = "lost_draws,non_finite_draws,neighbours_masked")]
+    #[arg(long, value_delimiter = ',', default_value = "non_finite_draws,neighbours_masked")]
     without: Vec<String>,
     /// Draws pull and bias over observed S/N
     #[arg(long, value_name = "FILE.png")]

@@ -7,7 +7,7 @@ pub(super) const ADJOINT_FLOAT: f64 = 1e-6;
 pub(super) const ADJOINT_DOUBLE: f64 = 1e-12;
 const PITCH: f64 = 0.168;
 pub(super) const BANDS: i64 = 3;
-pub(super) const SIZE: i64 = 24;
+pub(crate) const SIZE: i64 = 24;
 
 pub(super) fn random(shape: &[i64], step: u32, kind: Kind) -> Tensor {
     let count = shape.iter().product::<i64>() as usize;
@@ -19,7 +19,7 @@ pub(super) fn field() -> Field {
     Field::window([20.3, 19.8], [40, 44], SIZE, 0.11, PITCH).unwrap().field
 }
 
-pub(super) fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLikelihoodInput {
+pub(crate) fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLikelihoodInput {
     let field = field();
     let [my, mx] = field.shape;
     let shape = [BANDS, my, mx];
@@ -61,7 +61,7 @@ pub(super) fn input(kind: Kind, amplitudes: i64, correlated: bool) -> GalaxyLike
     }
 }
 
-pub(super) fn latent(batch: i64, amplitudes: i64, step: u32, kind: Kind) -> Latent {
+pub(crate) fn latent(batch: i64, amplitudes: i64, step: u32, kind: Kind) -> Latent {
     Latent {
         // Bright on the whole, as galaxies are: the total flux must be positive.
         image: random(&[batch, BANDS, SIZE, SIZE], step, kind) + 1.0,
