@@ -37,22 +37,23 @@ pub struct Object {
 
 impl Object {
     /// Of images `[C, n, n]` that are mean and variance of `draws` draws, and their truth; `r50` in pixels, about the centre
-    /// of the grid. Pixels without variance are left out.
+    /// of the grid. Pixels without variance are left out. `None` of an object with too few draws for a variance, or without a
+    /// radius (nothing was detected).
     ///
-    /// Errors: images of different sizes, too few draws, no radius.
+    /// Errors: images of different sizes.
     pub fn of(
         [mean, variance, truth]: [&[f32]; 3],
         size: usize,
         draws: u32,
         r50: f64,
         signal_to_noise: f64,
-    ) -> Result<Object> {
+    ) -> Result<Option<Object>> {
         if mean.len() != variance.len() || mean.len() != truth.len() || mean.len() % (size * size).max(1) != 0 {
             let found = [mean.len(), variance.len(), truth.len()];
             return Err(Error::internal(format!("mean, variance and truth have {found:?} pixels")));
         }
         if draws < FEWEST_DRAWS || r50.is_nan() || r50 <= 0.0 {
-            return Err(Error::usage(format!("{draws} draws and a half-light radius of {r50} pixels: no coverage")));
+            return Ok(None);
         }
         let limits =
             NOMINAL.map(|part| student_quantile(part, f64::from(draws) - 1.0) * (1.0 + 1.0 / f64::from(draws)).sqrt());
@@ -74,7 +75,7 @@ impl Object {
                 *count += u64::from(off.abs() < limit * sd);
             }
         }
-        Ok(Object { signal_to_noise, rings })
+        Ok(Some(Object { signal_to_noise, rings }))
     }
 }
 
@@ -171,7 +172,7 @@ mod tests {
             mean[pixel] = average + 5.0 + shift;
             variance[pixel] = factor * factor * squares / (draws - 1) as f32;
         }
-        Object::of([&mean, &variance, &truth], SIZE, draws, 4.0, 30.0).unwrap()
+        Object::of([&mean, &variance, &truth], SIZE, draws, 4.0, 30.0).unwrap().unwrap()
     }
 
     fn all(draws: u32, factor: f32, shift: f32) -> Vec<Cell> {
@@ -205,12 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_coverage_is_an_error() {
+    fn what_has_no_coverage_is_left_out() {
         let image = vec![1.0f32; 16];
         let of = |other: &[f32], draws, r50| Object::of([&image, other, &image], 4, draws, r50, 1.0);
-        assert!(of(&image[..8], 8, 1.0).is_err() && of(&image, 2, 1.0).is_err() && of(&image, 8, f64::NAN).is_err());
+        assert!(of(&image[..8], 8, 1.0).is_err());
+        assert_eq!(
+            [of(&image, 2, 1.0), of(&image, 8, f64::NAN), of(&image, 8, 0.0)].map(Result::unwrap),
+            [None, None, None]
+        );
         // No variance, no interval.
-        assert_eq!(of(&[0.0; 16], 8, 1.0).unwrap().rings, [Ring::default(); RADII.len()]);
+        assert_eq!(of(&[0.0; 16], 8, 1.0).unwrap().unwrap().rings, [Ring::default(); RADII.len()]);
         // Tables of Student's t.
         assert!(
             (student_quantile(0.95, 7.0) - 2.365).abs() < 0.002 && (student_quantile(0.5, 3.0) - 0.765).abs() < 0.002

@@ -67,6 +67,7 @@ fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
     let cells = covered["cells"].as_array().unwrap();
     let pixels: u64 = cells.iter().map(|cell| cell["pixels"].as_u64().unwrap()).sum();
     assert_eq!((covered["objects"].as_u64(), pixels), (Some(3), 3 * 3 * 64 * 64));
+    assert_eq!(covered["left_out"], 0);
     assert!(cells.iter().all(|cell| cell["signal"][0] == 200.0 && cell["objects"] == 3), "{cells:?}");
     assert!(std::fs::read(&map).unwrap().starts_with(b"\x89PNG"));
 

@@ -33,6 +33,8 @@ pub struct Args {
 #[derive(Serialize)]
 struct Report {
     objects: usize,
+    /// Those with too few draws for a variance, or without a half-light radius.
+    left_out: usize,
     nominal: [f64; 3],
     cells: Vec<Cell>,
 }
@@ -40,22 +42,26 @@ struct Report {
 /// Runs the command and returns the exit code.
 pub fn run(args: &Args) -> Result<i32> {
     let truths = Truths::open(&args.truth)?;
-    let mut objects = Vec::new();
+    let (mut objects, mut left_out) = (Vec::new(), 0);
     for product in products(&args.run)? {
         product.read(|shard| {
             for index in 0..shard.ids().len() {
                 let record = shard.record(index)?;
                 if record.status == Status::Done {
-                    objects.push(one(&record, &shard.meta, &truths)?);
+                    match one(&record, &shard.meta, &truths)? {
+                        Some(object) => objects.push(object),
+                        None => left_out += 1,
+                    }
                 }
             }
             Ok(())
         })?;
     }
     if objects.is_empty() {
-        return Err(Error::usage(format!("{}: no object is finished yet", args.run.display())));
+        let what = format!("no object is finished and has a half-light radius and draws enough ({left_out} left out)");
+        return Err(Error::usage(format!("{}: {what}", args.run.display())));
     }
-    let report = Report { objects: objects.len(), nominal: NOMINAL, cells: cells(&objects) };
+    let report = Report { objects: objects.len(), left_out, nominal: NOMINAL, cells: cells(&objects) };
     if let Some(path) = &args.plot {
         coverage_picture(&report.cells)?.save(path)?;
     }
@@ -68,7 +74,7 @@ pub fn run(args: &Args) -> Result<i32> {
     Ok(DONE)
 }
 
-fn one(record: &ObjectRecord, meta: &ShardMeta, truths: &Truths) -> Result<Object> {
+fn one(record: &ObjectRecord, meta: &ShardMeta, truths: &Truths) -> Result<Option<Object>> {
     let trouble = |what: &str| Error::object(&record.id, what);
     let pitch = record.scalar("pixel_scale").ok_or_else(|| trouble("its products have no pixel scale"))?;
     let truth =
@@ -86,8 +92,9 @@ fn one(record: &ObjectRecord, meta: &ShardMeta, truths: &Truths) -> Result<Objec
 
 fn print(report: &Report) {
     println!(
-        "{} objects; pixels of all bands whose truth is within 50, 68 and 95 % intervals, per cent\n",
-        report.objects
+        "{} objects, {} more left out (few draws, or no radius); pixels of all bands whose truth is within 50, 68 and 95 % \
+         intervals, per cent\n",
+        report.objects, report.left_out
     );
     println!(
         "{:>12}{:>12}{:>5}{:>16}{:>16}{:>16}{:>20}",
