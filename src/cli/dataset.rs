@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 
 use crate::train::collection::build::build;
 use crate::train::collection::config::CollectionConfig;
-use crate::{Error, Result, cli};
+use crate::{Result, cli};
 
 /// Arguments of `unseeing dataset`.
 #[derive(ClapArgs)]
@@ -49,8 +49,7 @@ pub fn run(args: Args) -> Result<i32> {
     };
     let summary = build(&config, &told)?;
     if args.json {
-        let text = serde_json::to_string_pretty(&summary).map_err(|error| Error::internal(format!("JSON: {error}")))?;
-        println!("{text}");
+        println!("{}", cli::to_json(&summary)?);
     } else {
         println!(
             "{}: {} images to train on, {} held out, of {} subhalos; digest {}",

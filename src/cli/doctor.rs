@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use crate::cli::DONE;
+use crate::cli::{DONE, to_json};
 use crate::cluster::about::{About, about};
 use crate::config::DeviceKind;
 use crate::device::{Compute, Fact, Setting, cuda_devices, describe, settings};
@@ -293,10 +293,6 @@ fn at_once(args: &Args, child: &str, state: Option<&Path>, processes: usize) -> 
         answers.push(answer);
     }
     Ok(answers)
-}
-
-fn to_json(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string_pretty(value).map_err(|error| Error::internal(format!("JSON: {error}")))
 }
 
 fn print(report: &Report) {

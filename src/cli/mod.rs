@@ -26,6 +26,11 @@ mod verify;
 
 pub use crate::error::exit::{DONE, RESUMABLE, SOME_FAILED};
 
+/// What `--json` prints.
+fn to_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string_pretty(value).map_err(|error| Error::internal(format!("JSON: {error}")))
+}
+
 #[derive(Parser)]
 #[command(name = "unseeing", version, about, long_about = None)]
 struct Arguments {

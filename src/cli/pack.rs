@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use clap::Args as ClapArgs;
 
 use super::{DONE, RESUMABLE, SOME_FAILED};
+use crate::Result;
 use crate::cluster::signals;
 use crate::config::Config;
 use crate::survey::folder::Folder;
 use crate::survey::pack;
 use crate::survey::plan::Plan;
 use crate::survey::run::read_targets;
-use crate::{Error, Result};
 
 /// Arguments of `unseeing pack`.
 #[derive(ClapArgs)]
@@ -33,7 +33,7 @@ pub fn run(args: Args) -> Result<i32> {
     let report = pack::pack(&config, &folder, &plan, &|| stop.load(Ordering::SeqCst))?;
     let all = report.packed + report.skipped == plan.shards.len();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?);
+        println!("{}", crate::cli::to_json(&report)?);
     } else {
         let megabytes = report.bytes as f64 / 1e6;
         println!("{} objects packed, {megabytes:.1} MB, into {}", report.objects, folder.inputs().display());

@@ -6,13 +6,13 @@ use clap::Args as ClapArgs;
 use serde_json::json;
 
 use super::{DONE, SOME_FAILED};
+use crate::Result;
 use crate::config::Config;
 use crate::survey::estimate::{self, estimate};
 use crate::survey::folder::Folder;
 use crate::survey::pack::{check_indexes, check_inputs};
 use crate::survey::plan::Plan;
 use crate::survey::run::read_targets;
-use crate::{Error, Result};
 
 /// Objects whose inputs a new plan is tried with.
 const LOOKED_AT: u64 = 1000;
@@ -72,7 +72,7 @@ pub fn run(args: Args) -> Result<i32> {
             "cpu_capability": plan.cpu_capability, "catalog": plan.catalog, "prior": plan.prior, "code": plan.code, "packed_shards": packed,
             "inputs": inputs, "estimate": estimate,
         });
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?);
+        println!("{}", crate::cli::to_json(&report)?);
         return Ok(code);
     }
     println!("{} {}", if new { "planned" } else { "already planned:" }, folder.root().display());

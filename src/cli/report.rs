@@ -91,7 +91,7 @@ pub fn run(args: Args) -> Result<i32> {
         missing.sort_unstable();
         return Err(Error::usage(format!("{}: no such objects: {}", place.display(), missing.join(", "))));
     }
-    let json = serde_json::to_string_pretty(&lines).map_err(|error| Error::internal(error.to_string()))?;
+    let json = crate::cli::to_json(&lines)?;
     write(&out.join("table.csv"), &table::csv(&lines))?;
     write(&out.join("table.json"), &json)?;
     let missing = missing(place)?.map(|missing| missing.to_string());

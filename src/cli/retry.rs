@@ -37,7 +37,7 @@ pub fn run(args: Args) -> Result<i32> {
         retry::objects(&folder, &plan, &args.objects.into_iter().collect())?
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&cleared).map_err(|error| Error::internal(error.to_string()))?);
+        println!("{}", crate::cli::to_json(&cleared)?);
         return Ok(DONE);
     }
     println!("{} objects will be tried again by the next `unseeing run`", cleared.objects.len());

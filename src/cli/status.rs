@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 
 use super::DONE;
+use crate::Result;
 use crate::survey::folder::Folder;
 use crate::survey::status;
-use crate::{Error, Result};
 
 /// Objects of one reason that are named.
 const NAMED: usize = 3;
@@ -27,7 +27,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<i32> {
     let status = status::read(&Folder::find(&args.survey)?)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&status).map_err(|error| Error::internal(error.to_string()))?);
+        println!("{}", crate::cli::to_json(&status)?);
         return Ok(DONE);
     }
     println!("{} ({})", status.name, status.folder.display());

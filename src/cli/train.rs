@@ -10,7 +10,7 @@ use crate::cluster::{self, Comm, signals};
 use crate::device::{self, Compute};
 use crate::train::config::TrainConfig;
 use crate::train::session::{Check, Options, Outcome, check, run as train};
-use crate::{Error, Result, cli};
+use crate::{Result, cli};
 
 /// Arguments of `unseeing train`.
 #[derive(ClapArgs)]
@@ -83,8 +83,7 @@ fn work(args: Args, comm: &dyn Comm, stop: Arc<AtomicBool>) -> Result<Outcome> {
 
 fn report(check: &Check, json: bool) -> Result<i32> {
     if json {
-        let text = serde_json::to_string_pretty(check).map_err(|error| Error::internal(format!("JSON: {error}")))?;
-        println!("{text}");
+        println!("{}", cli::to_json(check)?);
         return Ok(cli::DONE);
     }
     println!("step {}", check.step);

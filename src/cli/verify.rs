@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<i32> {
     let complete = shards.len() == plan.shards.len();
     if args.json {
         let report = json!({ "plan": digest, "complete": complete, "faults": faults, "shards": shards, "bundles": bundles, "other_faults": damaged });
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?);
+        println!("{}", crate::cli::to_json(&report)?);
     } else {
         println!("{} of {} shards have receipts, {bundles} have packed inputs", shards.len(), plan.shards.len());
         println!("{faults} files are not what they should be");

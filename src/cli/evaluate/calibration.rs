@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args as ClapArgs;
 
-use crate::cli::DONE;
 use crate::cli::shared::{program, shared};
+use crate::cli::{DONE, to_json};
 use crate::cluster::Comm;
 use crate::device::Compute;
 use crate::evaluate::calibration::config::CalibrationConfig;
@@ -57,7 +57,7 @@ fn work(args: &Args, comm: &dyn Comm, stop: &AtomicBool) -> Result<(Outcome, (Pl
 /// The report of a finished run: files in the output folder, and a table or JSON on the terminal.
 fn report(args: &Args, plan: &Plan, config: &CalibrationConfig) -> Result<i32> {
     let report = Report::of(plan, config)?;
-    let json = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
+    let json = to_json(&report)?;
     let text = report.text();
     create(&config.out)?;
     publish_bytes(&config.out.join("report.json"), json.as_bytes())?;

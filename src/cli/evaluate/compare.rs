@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args as ClapArgs};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::DONE;
+use crate::cli::{DONE, to_json};
 use crate::evaluate::compare::reference::{Matched, matched};
 use crate::evaluate::compare::summary::{self, Row};
 use crate::evaluate::compare::{Entry, Observed, Scoring, compare};
@@ -115,8 +115,7 @@ pub fn run(args: &Args) -> Result<i32> {
     let summary = summary::rows(&pairs);
     let report = Report { objects: all, summary };
     if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
-        println!("{text}");
+        println!("{}", to_json(&report)?);
     } else {
         print(&report);
     }

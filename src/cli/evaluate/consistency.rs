@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use tch::{Device, Tensor};
 
-use crate::cli::DONE;
+use crate::cli::{DONE, to_json};
 use crate::config::{DeviceKind, SamplerConfig};
 use crate::device::Compute;
 use crate::evaluate::consistency::{self, DataAveraged, NoDataRow, Subject};
@@ -170,8 +170,7 @@ pub fn run(args: &Args) -> Result<i32> {
         }
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
-        println!("{text}");
+        println!("{}", to_json(&report)?);
     }
     Ok(DONE)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use crate::cli::DONE;
+use crate::cli::{DONE, to_json};
 use crate::evaluate::coverage::{Cell, NOMINAL, Object, cells};
 use crate::evaluate::truths::Truths;
 use crate::product::run::products;
@@ -66,8 +66,7 @@ pub fn run(args: &Args) -> Result<i32> {
         coverage_picture(&report.cells)?.save(path)?;
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
-        println!("{text}");
+        println!("{}", to_json(&report)?);
     } else {
         print(&report);
     }

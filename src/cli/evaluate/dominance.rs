@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use crate::cli::DONE;
 use crate::cli::simulate::{GalaxyArgs, OpticsArgs};
+use crate::cli::{DONE, to_json};
 use crate::config::{DeviceKind, SamplerConfig};
 use crate::device::Compute;
 use crate::evaluate::dominance::kept::Kept;
@@ -144,8 +144,7 @@ pub fn run(args: &Args) -> Result<i32> {
         rows,
     };
     if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
-        println!("{text}");
+        println!("{}", to_json(&report)?);
     } else {
         print(&report);
     }

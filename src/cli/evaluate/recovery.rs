@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use crate::cli::DONE;
+use crate::cli::{DONE, to_json};
 use crate::evaluate::features::{self, Claim};
 use crate::evaluate::recovery::{self, Blank, Object, Response, Row};
 use crate::evaluate::truths::Truths;
@@ -98,8 +98,7 @@ pub fn run(args: &Args) -> Result<i32> {
         plot(&report.rows)?.save(path)?;
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::internal(error.to_string()))?;
-        println!("{text}");
+        println!("{}", to_json(&report)?);
     } else {
         print(&report, &meta);
     }
