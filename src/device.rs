@@ -79,7 +79,7 @@ impl Compute {
         // CUDA first: its library must be there before libtorch looks for devices.
         let device = match kind {
             DeviceKind::Cpu => Device::Cpu,
-            DeviceKind::Cuda => open_cuda(local_rank, local_ranks, ranks_per_device.max(1))?,
+            DeviceKind::Cuda => open_cuda(local_rank, local_ranks, ranks_per_device)?,
         };
         set_precision(false)?;
         Ok(Compute { device, threads: set_threads(threads)? })
@@ -148,6 +148,11 @@ fn open_cuda(local_rank: u32, local_ranks: u32, ranks_per_device: u32) -> Result
 
 /// Which of the node's devices a rank takes.
 fn device_index(local_rank: u32, local_ranks: u32, ranks_per_device: u32, devices: u32) -> Result<usize> {
+    if ranks_per_device == 0 {
+        return Err(Error::usage(
+            "ranks_per_device = 0: give the number of ranks that share a CUDA device, at least 1",
+        ));
+    }
     let index = local_rank / ranks_per_device;
     if local_ranks.div_ceil(ranks_per_device) > devices || index >= devices {
         let shared = if ranks_per_device > 1 { format!(", {ranks_per_device} ranks to each") } else { String::new() };
@@ -306,6 +311,7 @@ mod tests {
         assert_eq!([0, 3].map(|rank| index(rank, 4, 1, 4)), [Some(0), Some(3)]);
         assert_eq!([0, 1, 2, 7].map(|rank| index(rank, 8, 2, 4)), [0, 0, 1, 3].map(Some));
         assert_eq!([index(0, 5, 1, 4), index(0, 9, 2, 4), index(0, 2, 1, 1)], [None; 3]);
+        assert!(device_index(0, 1, 0, 1).unwrap_err().to_string().contains("ranks_per_device = 0"));
         let message = device_index(0, 5, 2, 2).unwrap_err().to_string();
         assert!(
             message.contains("5 ranks") && message.contains("2 CUDA") && message.contains("2 ranks to each"),

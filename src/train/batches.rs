@@ -110,7 +110,7 @@ impl BatchMaker {
         (place * last).round().clamp(0.0, last) as i64
     }
 
-    /// Starts `makers` threads (at least one), which take the steps from `first` on in turn. They end when the receiver is
+    /// Starts `makers` threads, at least one, which take the steps from `first` on in turn. They end when the receiver is
     /// dropped.
     pub fn start(self, first: u64, makers: usize) -> Batches {
         let makers = makers.max(1) as u64;

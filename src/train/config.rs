@@ -372,6 +372,9 @@ impl TrainConfig {
         if self.run.divergence.is_nan() || self.run.divergence <= 1.0 || !positive(self.run.hang_timeout) {
             return wrong("run", "`divergence` must be above 1 and `hang_timeout` positive");
         }
+        if self.run.makers == 0 {
+            return wrong("run.makers", "expected at least 1, found 0");
+        }
         if !positive(self.levels.sigma_min) || self.levels.count < 2 || !positive(self.levels.t_max_factor) {
             return wrong("levels", "`sigma_min` and `t_max_factor` must be positive, `count` at least 2");
         }

@@ -135,6 +135,13 @@ fn batches_are_a_function_of_their_step() {
     assert!((0.02..0.07).contains(&top), "{top}");
 }
 
+#[test]
+fn nobody_to_make_batches_is_a_bad_config() {
+    let mut config = config(12);
+    config.run.makers = 0;
+    assert!(config.check().unwrap_err().to_string().contains("run.makers"));
+}
+
 /// Eight or eleven bits: a step differs by some thousandths, what is learned hardly.
 #[test]
 fn half_precision_learns_what_f32_learns() {
