@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args as ClapArgs;
 
+use super::run::EngineKind;
 use super::{DONE, RESUMABLE, SOME_FAILED};
 use crate::Result;
 use crate::cluster::signals;
@@ -22,6 +23,9 @@ pub struct Args {
     /// Report as JSON
     #[arg(long)]
     json: bool,
+    /// What will compute, as with `run`
+    #[arg(long, hide = true, value_enum, default_value = "posterior")]
+    engine: EngineKind,
 }
 
 /// Runs the command and returns the exit code: 3 if inputs of some objects cannot be used.
@@ -29,7 +33,10 @@ pub fn run(args: Args) -> Result<i32> {
     let stop = signals::stop_flag()?;
     let config = Config::read(&args.config)?;
     let folder = Folder::new(&config.survey.folder);
-    let (plan, _) = Plan::ensure(&config, &folder, || read_targets(&config))?;
+    let (plan, _) = Plan::ensure(&config, &folder, || {
+        args.engine.check()(&config)?;
+        read_targets(&config)
+    })?;
     let report = pack::pack(&config, &folder, &plan, &|| stop.load(Ordering::SeqCst))?;
     let all = report.packed + report.skipped == plan.shards.len();
     if args.json {

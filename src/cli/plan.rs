@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args as ClapArgs;
 use serde_json::json;
 
+use super::run::EngineKind;
 use super::{DONE, SOME_FAILED};
 use crate::Result;
 use crate::config::Config;
@@ -36,13 +37,19 @@ pub struct Args {
     /// Report as JSON
     #[arg(long)]
     json: bool,
+    /// What will compute, as with `run`
+    #[arg(long, hide = true, value_enum, default_value = "posterior")]
+    engine: EngineKind,
 }
 
 /// Runs the command and returns the exit code: 3 if inputs that were to be checked cannot be used.
 pub fn run(args: Args) -> Result<i32> {
     let config = Config::read(&args.config)?;
     let folder = Folder::new(&config.survey.folder);
-    let (plan, new) = Plan::ensure(&config, &folder, || read_targets(&config))?;
+    let (plan, new) = Plan::ensure(&config, &folder, || {
+        args.engine.check()(&config)?;
+        read_targets(&config)
+    })?;
     let packed = check_indexes(&folder, &plan)?;
     let rows = if args.check_inputs { None } else { Some(if new { LOOKED_AT } else { GLANCED_AT }) };
     let looked = match check_inputs(&config, &folder, &plan, rows) {

@@ -11,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use crate::cluster::{self, Comm, signals};
+use crate::config::Config;
 use crate::device::Compute;
 use crate::failpoint;
 use crate::posterior::morphology;
@@ -19,6 +20,7 @@ use crate::prior::file::draw_samples;
 use crate::survey;
 use crate::survey::engine::Engine;
 use crate::survey::events::Warnings;
+use crate::survey::fitness;
 use crate::survey::folder::Folder;
 use crate::survey::product_writer::ProductWriter;
 use crate::survey::receipt::{PlainWriter, ShardWriter};
@@ -44,10 +46,21 @@ pub struct Args {
     engine: EngineKind,
 }
 
+/// What computes.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EngineKind {
+pub enum EngineKind {
     Posterior,
     Toy,
+}
+
+impl EngineKind {
+    /// What it asks of a config before a survey is planned.
+    pub fn check(self) -> fn(&Config) -> Result<()> {
+        match self {
+            EngineKind::Posterior => fitness::check_prior,
+            EngineKind::Toy => |_| Ok(()),
+        }
+    }
 }
 
 /// Runs the command and returns the exit code.
@@ -74,6 +87,7 @@ pub fn run(args: Args) -> Result<i32> {
             EngineKind::Posterior => Arc::new(ProductWriter),
             EngineKind::Toy => Arc::new(PlainWriter),
         },
+        check: args.engine.check(),
         stop,
         begun,
         warnings,

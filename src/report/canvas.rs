@@ -1,9 +1,6 @@
 //! A picture to draw on: pixels, lines, boxes and text, and how it becomes a PNG file.
 
-use std::io::Cursor;
 use std::path::Path;
-
-use image::{ImageFormat, Rgb, RgbImage};
 
 use super::font;
 use crate::io::publish::publish_path;
@@ -19,33 +16,40 @@ pub const LIGHT: Colour = [220, 220, 220];
 
 /// A picture that is being drawn. What lies outside is not drawn.
 pub struct Canvas {
-    image: RgbImage,
+    width: u32,
+    height: u32,
+    /// Row by row from the top.
+    pixels: Vec<Colour>,
 }
 
 impl Canvas {
     pub fn new(width: u32, height: u32, background: Colour) -> Self {
-        Canvas { image: RgbImage::from_pixel(width.max(1), height.max(1), Rgb(background)) }
+        let (width, height) = (width.max(1), height.max(1));
+        Canvas { width, height, pixels: vec![background; width as usize * height as usize] }
     }
 
     pub fn width(&self) -> u32 {
-        self.image.width()
+        self.width
     }
 
     pub fn height(&self) -> u32 {
-        self.image.height()
+        self.height
     }
 
     /// The colour of a pixel, counted from the upper left.
     pub fn get(&self, x: u32, y: u32) -> Option<Colour> {
-        self.image.get_pixel_checked(x, y).map(|pixel| pixel.0)
+        self.place(i64::from(x), i64::from(y)).map(|place| self.pixels[place])
     }
 
     pub fn set(&mut self, x: i64, y: i64, colour: Colour) {
-        if let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y))
-            && let Some(pixel) = self.image.get_pixel_mut_checked(x, y)
-        {
-            *pixel = Rgb(colour);
+        if let Some(place) = self.place(x, y) {
+            self.pixels[place] = colour;
         }
+    }
+
+    fn place(&self, x: i64, y: i64) -> Option<usize> {
+        let inside = (0..i64::from(self.width)).contains(&x) && (0..i64::from(self.height)).contains(&y);
+        inside.then_some(y as usize * self.width as usize + x as usize)
     }
 
     pub fn fill(&mut self, x: i64, y: i64, width: i64, height: i64, colour: Colour) {
@@ -108,18 +112,27 @@ impl Canvas {
 
     /// Copies another picture, its upper left corner to (x, y).
     pub fn copy(&mut self, x: i64, y: i64, other: &Canvas) {
-        for (column, row, pixel) in other.image.enumerate_pixels() {
-            self.set(x + i64::from(column), y + i64::from(row), pixel.0);
+        for (row, line) in (y..).zip(other.pixels.chunks_exact(other.width as usize)) {
+            for (column, &colour) in (x..).zip(line) {
+                self.set(column, row, colour);
+            }
         }
     }
 
     /// The picture as the bytes of a PNG file.
     pub fn png(&self) -> Result<Vec<u8>> {
-        let mut bytes = Cursor::new(Vec::new());
-        self.image
-            .write_to(&mut bytes, ImageFormat::Png)
-            .map_err(|error| Error::internal(format!("cannot encode a PNG: {error}")))?;
-        Ok(bytes.into_inner())
+        let mut bytes = Vec::new();
+        self.encode(&mut bytes).map_err(|error| Error::internal(format!("cannot encode a PNG: {error}")))?;
+        Ok(bytes)
+    }
+
+    fn encode(&self, into: &mut Vec<u8>) -> std::result::Result<(), png::EncodingError> {
+        let mut encoder = png::Encoder::new(into, self.width, self.height);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(self.pixels.as_flattened())?;
+        writer.finish()
     }
 
     /// Writes the picture as a PNG file.

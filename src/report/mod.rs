@@ -13,7 +13,7 @@ pub mod page;
 pub mod scatter;
 pub mod table;
 
-pub use canvas::Canvas;
+pub use canvas::{BLACK, Canvas};
 pub use chart::{Chart, Series, small_multiples};
 pub use compare::compare_picture;
 pub use coverage::coverage_picture;

@@ -6,6 +6,7 @@ mod dispatch_tests;
 pub mod engine;
 pub mod estimate;
 pub mod events;
+pub mod fitness;
 pub mod folder;
 mod health;
 mod leader;

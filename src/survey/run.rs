@@ -44,6 +44,8 @@ pub struct Options {
     pub config: PathBuf,
     pub factory: EngineFactory,
     pub writer: Arc<dyn ShardWriter>,
+    /// What is asked of a config before the survey is planned.
+    pub check: fn(&Config) -> Result<()>,
     /// Raised by a signal: save and leave.
     pub stop: Arc<AtomicBool>,
     /// When the process began: `run.time_limit` counts from there.
@@ -110,7 +112,10 @@ pub fn run(comm: &dyn Comm, options: &Options) -> Result<i32> {
 fn prepare(options: &Options) -> Result<Prepared> {
     let config = Config::read(&options.config)?;
     let folder = Folder::new(&config.survey.folder);
-    let (plan, new) = Plan::ensure(&config, &folder, || read_targets(&config))?;
+    let (plan, new) = Plan::ensure(&config, &folder, || {
+        (options.check)(&config)?;
+        read_targets(&config)
+    })?;
     if new {
         tracing::info!("planned {} objects in {} shards", plan.objects, plan.shards.len());
     }
@@ -287,6 +292,7 @@ mod tests {
             config: root.join("survey.toml"),
             factory: Arc::new(Toy::build),
             writer: Arc::new(PlainWriter),
+            check: |_| Ok(()),
             stop: Arc::new(AtomicBool::new(false)),
             begun: Instant::now(),
             warnings: Warnings::default(),

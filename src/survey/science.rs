@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tch::Device;
 
 use super::engine::{Engine, OpenObject, Packed};
+use super::fitness;
 use super::object_record::{self, Geometry};
 use crate::catalog::Target;
 use crate::config::{Config, FlagsConfig};
@@ -50,14 +51,7 @@ pub struct GalaxyEngine {
 impl GalaxyEngine {
     /// Prepares the sampler; `prior` must live on `device`.
     pub fn new(config: Config, prior: Prior, device: Device) -> Result<Self> {
-        let (bands, expected) = (config.data.bands.len(), prior.card.bands.len());
-        if bands != expected {
-            return Err(Error::usage(format!(
-                "data.bands names {bands} bands, but the prior `{}` has {expected} ({}): give one band for each, in that order",
-                prior.card.name,
-                prior.card.bands.join(", ")
-            )));
-        }
+        fitness::check(&config, &prior)?;
         let sampler = sampler::build(&config.sampler, &prior)?;
         Ok(GalaxyEngine { config, prior, sampler, device, prior_draws: Vec::new(), bundle: None })
     }

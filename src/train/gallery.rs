@@ -3,14 +3,16 @@
 use std::path::Path;
 
 use super::procedural::{Grid, half_light_radius};
+use crate::Result;
+use crate::report::{BLACK, Canvas};
 
 /// Writes a sheet of colour pictures (red, green, blue = the last, middle and first band; asinh stretch as in Lupton
 /// et al. 2004), `columns` wide, each pixel doubled.
-pub fn write(path: &Path, images: &[Vec<f32>], grid: &Grid, columns: usize) -> Result<(), image::ImageError> {
+pub fn write(path: &Path, images: &[Vec<f32>], grid: &Grid, columns: usize) -> Result<()> {
     let (size, area, bands) = (grid.size, grid.size * grid.size, grid.bands.len());
     let cell = 2 * size + 2;
     let rows = images.len().div_ceil(columns);
-    let mut sheet = image::RgbImage::new((columns * cell) as u32, (rows * cell) as u32);
+    let mut sheet = Canvas::new((columns * cell) as u32, (rows * cell) as u32, BLACK);
     for (index, picture) in images.iter().enumerate() {
         let (left, top) = ((index % columns) * cell, (index / columns) * cell);
         for (x, y, pixel) in (0..4 * area)
@@ -21,7 +23,7 @@ pub fn write(path: &Path, images: &[Vec<f32>], grid: &Grid, columns: usize) -> R
             let intensity = rgb.iter().sum::<f64>() / 3.0;
             let stretched = (intensity / 2e-5).asinh() / 7.0;
             let colour = rgb.map(|v| (255.0 * (v / intensity.max(1e-12) * stretched)).clamp(0.0, 255.0) as u8);
-            sheet.put_pixel((left + x) as u32, (top + y) as u32, image::Rgb(colour));
+            sheet.set((left + x) as i64, (top + y) as i64, colour);
         }
     }
     sheet.save(path)

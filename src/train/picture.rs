@@ -4,8 +4,9 @@ use std::path::Path;
 
 use tch::Tensor;
 
+use crate::Result;
+use crate::report::{BLACK, Canvas};
 use crate::sampler::to_vec;
-use crate::{Error, Result};
 
 /// Pixels of the sheet for one pixel of an image.
 const ZOOM: usize = 2;
@@ -19,7 +20,7 @@ pub fn write_grid(path: &Path, images: &Tensor, columns: usize) -> Result<()> {
     let values = to_vec(images)?;
     let rows = count.div_ceil(columns);
     let cell = n * ZOOM + 2;
-    let mut sheet = image::RgbImage::new((columns * cell) as u32, (rows * cell) as u32);
+    let mut sheet = Canvas::new((columns * cell) as u32, (rows * cell) as u32, BLACK);
     for index in 0..count {
         let (left, top) = ((index % columns) * cell, (index / columns) * cell);
         for y in 0..n * ZOOM {
@@ -29,9 +30,9 @@ pub fn write_grid(path: &Path, images: &Tensor, columns: usize) -> Result<()> {
                     (255.0 * (value / WHITE).clamp(0.0, 1.0)) as u8
                 };
                 let colour = [shade(channels - 1), shade(channels / 2), shade(0)];
-                sheet.put_pixel((left + x) as u32, (top + y) as u32, image::Rgb(colour));
+                sheet.set((left + x) as i64, (top + y) as i64, colour);
             }
         }
     }
-    sheet.save_with_format(path, image::ImageFormat::Png).map_err(|error| Error::file(path, error))
+    sheet.save(path)
 }

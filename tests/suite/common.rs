@@ -146,7 +146,10 @@ impl ToySurvey {
 
     /// The same with further options.
     pub fn report_with(&self, command: &str, options: &[&str]) -> Value {
-        let output = unseeing().args([command, "--json"]).args(options).arg(self.path("survey.toml")).output().unwrap();
+        let toy: &[&str] = if ["plan", "pack"].contains(&command) { &["--engine", "toy"] } else { &[] };
+        let mut program = unseeing();
+        program.args([command, "--json"]).args(toy).args(options).arg(self.path("survey.toml"));
+        let output = program.output().unwrap();
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }

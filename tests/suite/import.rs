@@ -105,3 +105,54 @@ fn a_pickle_that_asks_for_code_and_truncated_weights_are_refused() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("cut.pt") && stderr(&output).contains("truncated"), "{}", stderr(&output));
 }
+
+/// A prior that no survey can be run with is told when the survey is planned, by name, and leaves no plan behind.
+#[test]
+fn a_survey_is_not_planned_with_a_prior_that_it_cannot_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let run = |arguments: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_unseeing"));
+        program.args(arguments).current_dir(folder.path()).env("OMP_NUM_THREADS", "1").output().unwrap()
+    };
+    let works = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+    };
+    let train = "[prior]\nname = \"small\"\nredshift_range = [0.1, 1.0]\ncaution = \"a test\"\n\
+                 [data]\nsize = 32\npixel_kpc = 1.6\npool = 6\nheldout = 2\n\
+                 [unet]\nnum_channels = 32\nnum_res_blocks = 1\nnum_heads = 2\nattention_resolutions = \"8\"\n\
+                 [covariance]\nimages = 20\n[optimizer]\nsteps = 1\nbatch = 1\n[run]\nthreads = 1\n";
+    let card = "name = \"imported\"\npixel_kpc = 1.6\nbands = [\"g\", \"r\", \"i\"]\ncaution = \"a test\"\n\
+                stretch = { kind = \"asinh\", scale = 0.01 }\nnormalisation = { kind = \"band-peak\" }\n\
+                redshift_range = [0.1, 1.0]\nresolution_kpc = 1.6\n";
+    std::fs::write(path("train.toml"), train).unwrap();
+    std::fs::write(path("card.toml"), card).unwrap();
+    works(&["train", "train.toml", "--out", "trained"]);
+    works(&["import", "trained/prior.safetensors", "--export", "network.safetensors"]);
+    works(&["import", "network.safetensors", "--write", "imported.safetensors", "--card", "card.toml"]);
+    works(&["simulate", "survey", "--objects", "1", "--depth", "wide", "--prior", "imported.safetensors"]);
+
+    let whole = std::fs::read(path("imported.safetensors")).unwrap();
+    std::fs::write(path("cut.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(path("text.safetensors"), "no weights").unwrap();
+    let text = std::fs::read_to_string(path("survey/config.toml")).unwrap();
+    let bands = "bands = [\"g\", \"r\", \"i\"]";
+    for (prior, from, to, words) in [
+        ("imported", "", "", "unseeing moments"),
+        ("text", "", "", "safetensors"),
+        ("cut", "", "", "safetensors"),
+        ("imported", bands, "bands = [\"g\", \"r\"]", "data.bands names 2 bands"),
+    ] {
+        let edited = text.replacen("imported.safetensors", &format!("{prior}.safetensors"), 1).replacen(from, to, 1);
+        assert!(edited.contains(&format!("{prior}.safetensors")) && edited.contains(to), "{edited}");
+        std::fs::write(path("survey/other.toml"), edited).unwrap();
+        for command in ["plan", "pack", "run"] {
+            let output = run(&[command, "survey/other.toml"]);
+            let said = stderr(&output);
+            let named = said.contains(&format!("{prior}.safetensors: ")) && said.contains(words);
+            assert!(output.status.code() == Some(2) && named, "{command}, {prior}: {said}");
+            assert!(!path("survey/run/plan.json").exists(), "{command}, {prior}");
+        }
+    }
+}

@@ -70,6 +70,10 @@ pub trait Problem {
     fn statistics(&self) -> Vec<String>;
     /// Their values: one row for each statistic, one column for each sample.
     fn measure(&self, simulation: &Simulation, draws: &Latent) -> Result<Vec<Vec<f64>>>;
+    /// The images that are compared pixel by pixel, `[B, C, n, n]`.
+    fn images(&self, draws: &Latent) -> Result<Tensor> {
+        Ok(draws.image.shallow_clone())
+    }
     /// Bounds between the strata of the observed S/N.
     fn strata(&self) -> &[f64] {
         &[]

@@ -110,7 +110,7 @@ pub fn measure(
     let flat = |images: &Tensor| -> Result<Tensor> {
         Ok(images.f_reshape([images.size()[0], -1])?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Double)?)
     };
-    let (truth, images) = (flat(&simulation.truth.image)?, flat(&draws.image)?);
+    let (truth, images) = (flat(&problem.images(&simulation.truth)?)?, flat(&problem.images(draws)?)?);
     let noise = BlockNoise::new(seed, &format!("{object} reference"), 0, 1);
     let reference = wiener::reference(&simulation.setting, simulation.likelihood.as_ref(), &noise, problem.device())?;
     let reference = flat(&reference)?;

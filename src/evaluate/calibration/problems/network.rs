@@ -151,13 +151,18 @@ impl Network {
     }
 }
 
-/// Flux per prior pixel, nJy, with the truth's or the draws' own amplitude: a exp(S^-1(x)) / q.
+/// f / q = S^-1(x) / q, whose reference band has a total of one, `[B, C, n, n]`.
+fn unit(scene: &Scene, images: &Tensor) -> Result<Tensor> {
+    let flux = scene.stretch.inverse(images)?;
+    let reference = flux.f_narrow(1, scene.reference as i64, 1)?;
+    let total = reference.f_sum_dim_intlist([1i64, 2, 3].as_slice(), true, tch::Kind::Float)?;
+    Ok(flux.f_div(&total)?)
+}
+
+/// Flux per prior pixel, nJy, with the truth's or the draws' own amplitude: a S^-1(x) / q.
 fn flux(scene: &Scene, draws: &Latent) -> Result<Tensor> {
-    let unit = scene.stretch.inverse(&draws.image)?;
-    let reference = unit.f_select(1, scene.reference as i64)?;
-    let total = reference.f_sum_dim_intlist([1i64, 2].as_slice(), false, tch::Kind::Float)?;
     let amplitude = draws.ln_amplitude.f_select(1, 0)?.f_exp()?;
-    Ok(unit.f_mul(&amplitude.f_div(&total)?.f_view([-1, 1, 1, 1])?)?)
+    Ok(unit(scene, &draws.image)?.f_mul(&amplitude.f_view([-1, 1, 1, 1])?)?)
 }
 
 impl Problem for Network {
@@ -219,6 +224,12 @@ impl Problem for Network {
         Ok(rows)
     }
 
+    /// S(f / q). The data see a f / q, and so do products: q, the total of an image of the prior, can be told by neither. Draws of a
+    /// network have a q that scatters by several per cent, those of a posterior are held to one.
+    fn images(&self, draws: &Latent) -> Result<Tensor> {
+        self.scene.stretch.forward(&unit(&self.scene, &draws.image)?)
+    }
+
     fn strata(&self) -> &[f64] {
         &self.config.strata
     }
@@ -233,6 +244,30 @@ mod tests {
     use super::*;
     use crate::config::SamplerConfig;
     use crate::sampler::{Problem as Sampled, build, build_for, run};
+    use tch::Kind;
+
+    /// An image of the prior and the same with another total are one galaxy: they are compared alike, and measured alike.
+    #[test]
+    fn totals_of_images_do_not_count() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
+        let config: NetworkConfig = toml::from_str(&format!("prior = {path:?}")).unwrap();
+        let network = Network::new("network", &config, 1, Device::Cpu).unwrap();
+        let stretch = network.scene.stretch;
+        let image = network.scene.typical.shallow_clone();
+        let brighter = stretch.forward(&(stretch.inverse(&image).unwrap() * 1.1)).unwrap();
+        let apart = |left: &Tensor, right: &Tensor| (left - right).abs().max().double_value(&[]);
+        assert!(apart(&image, &brighter) > 0.05);
+        let latent = |image: Tensor| Latent {
+            image,
+            ln_amplitude: Tensor::zeros([1, 1], (Kind::Float, Device::Cpu)),
+            sky: Tensor::zeros([1, 3], (Kind::Float, Device::Cpu)),
+        };
+        let compared = |image: &Tensor| network.images(&latent(image.shallow_clone())).unwrap();
+        // f32 arithmetic.
+        assert!(apart(&compared(&image), &compared(&brighter)) < 1e-4);
+        let other = compared(&(image.flip([3]) * 1.1));
+        assert!(apart(&compared(&image), &other) > 0.01);
+    }
 
     /// What is certified is what runs: the sampler that a calibration builds draws the bits of the one of `unseeing run`.
     #[test]
