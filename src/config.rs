@@ -306,6 +306,7 @@ pub struct FlagsConfig {
     pub aperture: f64,
     pub cmodel: f64,
     pub residual_power: f64,
+    pub residual_peak: f64,
     pub detection: f64,
 }
 
@@ -322,6 +323,7 @@ impl Default for FlagsConfig {
             aperture: 5.0,
             cmodel: 5.0,
             residual_power: 3.0,
+            residual_peak: 5.0,
             detection: 3.0,
         }
     }

@@ -153,6 +153,7 @@ impl<'a> Checker<'a> {
             ("aperture", flags.aperture),
             ("cmodel", flags.cmodel),
             ("residual_power", flags.residual_power),
+            ("residual_peak", flags.residual_peak),
             ("detection", flags.detection),
         ] {
             self.positive(value, &format!("flags.{name}"))?;

@@ -23,6 +23,7 @@ pub enum Flag {
     ResidualStructure = 1 << 16,
     NotDetected = 1 << 17,
     CmodelMismatch = 1 << 18,
+    ResidualPeak = 1 << 19,
 }
 
 /// Which of some draws of an object, given by their reduced chi^2, are no fit to its data although others are: their chi^2 is
@@ -37,7 +38,7 @@ pub fn lost(reduced_chi2: &[f32], times: f64) -> Vec<bool> {
 
 impl Flag {
     /// All flags, from the lowest bit. The values are part of the file format: never reorder, only append.
-    pub const ALL: [Flag; 19] = [
+    pub const ALL: [Flag; 20] = [
         Flag::UpsamplingBeyond3,
         Flag::NeighboursMasked,
         Flag::EdgeDownWeighted,
@@ -57,6 +58,7 @@ impl Flag {
         Flag::ResidualStructure,
         Flag::NotDetected,
         Flag::CmodelMismatch,
+        Flag::ResidualPeak,
     ];
 
     /// The bit.
@@ -86,6 +88,7 @@ impl Flag {
             Flag::ResidualStructure => "residual_structure",
             Flag::NotDetected => "not_detected",
             Flag::CmodelMismatch => "cmodel_mismatch",
+            Flag::ResidualPeak => "residual_peak",
         }
     }
 
@@ -132,6 +135,9 @@ impl Flag {
             }
             Flag::CmodelMismatch => {
                 "cmodel_flux and its model differ by more than `cmodel` (5) standard deviations and 2 %"
+            }
+            Flag::ResidualPeak => {
+                "residual_peak is beyond `residual_peak` (5) in a band: a companion or knot that the draws lack, or have too much of"
             }
         }
     }

@@ -218,6 +218,12 @@ pub const DATASETS: &[Dataset] = &[
         "power of the residuals over that of the noise, in 8 equal bins from 0 to 1/2 cycle per pixel; 1 or a little less",
     ),
     scalar(
+        "residual_peak",
+        BAND,
+        "",
+        "most significant place of the residuals at the scale of the seeing, in standard deviations; negative: the model is too bright",
+    ),
+    scalar(
         "prior_tail",
         NONE,
         "",

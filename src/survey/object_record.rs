@@ -176,6 +176,7 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
         variance: &to_vec(&variance)?,
         model_variance: &moments(node, "model")?.variance(),
         counts: &on(likelihood.inner())?,
+        used: &on(&mask)?,
         bright: &on(&bright.f_mul(likelihood.inner())?)?,
         unit_variance: &unit_variance,
         prior_variance: &prior_flux,

@@ -37,6 +37,8 @@ pub struct Evidence<'a> {
     pub model_variance: &'a [f64],
     /// Whether a pixel counts and the field's edge hardly matters there, and whether the galaxy outshines the noise besides.
     pub counts: &'a [bool],
+    /// Whether it counts at all.
+    pub used: &'a [bool],
     pub bright: &'a [bool],
     /// Posterior and prior variance in linear flux at amplitude one, `[C, n, n]`.
     pub unit_variance: &'a [f64],
@@ -78,7 +80,7 @@ pub fn judge(evidence: &Evidence) -> Result<(Vec<(String, f64)>, u32)> {
     put(&mut scalars, "predictive_p_galaxy", [in_galaxy]);
     flag(Flag::PoorPrediction, in_galaxy < thresholds.predictive_p);
 
-    let mut power = Vec::new();
+    let (mut power, mut peaks) = (Vec::new(), Vec::new());
     for (index, band) in bands.iter().enumerate() {
         let of = index * plane..(index + 1) * plane;
         let scaled: Vec<f32> = of
@@ -89,8 +91,20 @@ pub fn judge(evidence: &Evidence) -> Result<(Vec<(String, f64)>, u32)> {
         let own = &band.autocovariance;
         let lag = if evidence.noise == NoiseModel::White { 0 } else { own.lag };
         let rho = |dy: isize, dx: isize| own.at(dy, dx) / own.at(0, 0);
-        power.extend(residual::power(&scaled, &evidence.counts[of], shape, lag, rho)?);
+        power.extend(residual::power(&scaled, &evidence.counts[of.clone()], shape, lag, rho)?);
+        // At the field's edge, the variance says what the pixels are worth; in the galaxy, draws differ.
+        let uncertain: Vec<f32> = of
+            .clone()
+            .map(|pixel| {
+                let variance = f64::from(evidence.variance[pixel]) + evidence.model_variance[pixel];
+                (f64::from(evidence.data[pixel] - evidence.model[pixel]) / variance.sqrt()) as f32
+            })
+            .collect();
+        let sigma = band.psf.fwhm() / FWHM_OF_SIGMA / evidence.geometry.field.detector_pitch;
+        peaks.push(residual::peak(&uncertain, &evidence.used[of], shape, sigma, lag, rho));
     }
+    flag(Flag::ResidualPeak, peaks.iter().any(|peak| peak.abs() > thresholds.residual_peak));
+    put(&mut scalars, "residual_peak", peaks);
     flag(Flag::ResidualStructure, power.iter().step_by(residual::BINS).any(|&low| low > thresholds.residual_power));
     put(&mut scalars, "residual_power", power);
 
