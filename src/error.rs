@@ -25,7 +25,7 @@ pub enum Error {
     #[error("object {object}: {what}")]
     Object { object: String, what: String },
     /// libtorch refused an operation: a shape, a device, a kind, or no memory left.
-    #[error("libtorch: {0}")]
+    #[error("libtorch: {}", without_trace(.0))]
     Torch(#[from] tch::TchError),
     /// Something that should not happen whatever the input: a fault of the program, or of the machine.
     #[error("internal error: {0}")]
@@ -61,5 +61,31 @@ impl Error {
             Error::Usage(_) => 2,
             _ => 1,
         }
+    }
+}
+
+/// What libtorch says, in one line. The stack behind it has addresses of this process: no user can mend anything with them, and
+/// the reason of a failed object, which is content of a product, would never be the same twice.
+fn without_trace(error: &tch::TchError) -> String {
+    let text = error.to_string();
+    let said = text.split("Exception raised from").next().unwrap_or(&text);
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind, Tensor};
+
+    #[test]
+    fn errors_of_libtorch_are_one_line_and_repeat() {
+        let said = || {
+            let matrix = Tensor::ones([2, 3], (Kind::Float, Device::Cpu));
+            Error::from(matrix.f_matmul(&matrix).unwrap_err()).to_string()
+        };
+        let first = said();
+        assert!(first.starts_with("libtorch: ") && first.contains("2x3"), "{first}");
+        assert!(!first.contains('\n') && !first.contains("frame") && !first.contains("0x7"), "{first}");
+        assert_eq!(first, said());
     }
 }

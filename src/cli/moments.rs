@@ -25,6 +25,9 @@ const CHUNK: u32 = 64;
 /// Draws that the table of the network's uncertainty is measured on.
 const SPREAD_DRAWS: u32 = 512;
 
+/// A draw whose flux is this many times that of the median one is none of a galaxy: the moments would be its own.
+const RUNAWAY: f64 = 1e4;
+
 /// Arguments of `unseeing moments`.
 #[derive(ClapArgs)]
 pub struct Args {
@@ -97,6 +100,7 @@ pub fn run(args: Args) -> Result<i32> {
     let pixels = (bands * height * width) as usize;
     let mut moments = Moments::new(pixels);
     let mut totals = Moments::new(bands as usize);
+    let mut fluxes = Vec::new();
     let reference = prior.card.normalisation.reference();
     let names = morphology::names(bands as usize);
     let mut samples: Vec<(String, Vec<f32>)> = names.into_iter().map(|name| (name, Vec::new())).collect();
@@ -121,10 +125,19 @@ pub fn run(args: Args) -> Result<i32> {
             }
             moments.push(&draw.scaled);
             totals.push(&draw.sums);
+            fluxes.push(f64::from(draw.sums[reference]));
             for ((_, column), (_, value)) in samples.iter_mut().zip(draw.quantities) {
                 column.push(value);
             }
         }
+    }
+    if let Some(draw) = runaway(&fluxes) {
+        return Err(Error::usage(format!(
+            "{}: draw {draw} has a flux of {:.1e}, more than {RUNAWAY} times that of the median draw, so that this network makes no \
+             prior (was it trained for long enough, at its largest noise levels too?); nothing was written",
+            args.prior.display(),
+            fluxes[draw]
+        )));
     }
     let tensor = |values: &[f64]| -> Result<Tensor> {
         let narrow: Vec<f32> = values.iter().map(|&value| value as f32).collect();
@@ -156,4 +169,25 @@ pub fn run(args: Args) -> Result<i32> {
         }
     }
     Ok(cli::DONE)
+}
+
+/// The brightest draw, where its flux is beyond all bounds.
+fn runaway(fluxes: &[f64]) -> Option<usize> {
+    let mut sizes: Vec<f64> = fluxes.iter().map(|flux| flux.abs()).collect();
+    sizes.sort_by(f64::total_cmp);
+    let median = *sizes.get(sizes.len() / 2)?;
+    let (draw, flux) = fluxes.iter().enumerate().max_by(|(_, left), (_, right)| left.abs().total_cmp(&right.abs()))?;
+    (flux.abs() > RUNAWAY * median).then_some(draw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runaway;
+
+    #[test]
+    fn runaway_draws_are_found() {
+        assert_eq!(runaway(&[1.0, 0.9, -1.1, 30.0]), None);
+        assert_eq!(runaway(&[1.0, 0.9, -1e27, 1.1]), Some(2));
+        assert_eq!(runaway(&[]), None);
+    }
 }
