@@ -37,9 +37,9 @@ pub struct Evidence<'a> {
     pub model_variance: &'a [f64],
     /// Whether a pixel counts and the field's edge hardly matters there, and whether the galaxy outshines the noise besides.
     pub counts: &'a [bool],
-    /// Whether it counts at all.
-    pub used: &'a [bool],
     pub bright: &'a [bool],
+    /// Whether a pixel counts at all.
+    pub used: &'a [bool],
     /// Posterior and prior variance in linear flux at amplitude one, `[C, n, n]`.
     pub unit_variance: &'a [f64],
     pub prior_variance: &'a [f64],
