@@ -246,7 +246,7 @@ mod tests {
     use crate::sampler::{Problem as Sampled, build, build_for, run};
     use tch::Kind;
 
-    /// An image of the prior and the same with another total are one galaxy: they are compared alike, and measured alike.
+    /// An image of the prior and the same with another total are one galaxy, and compared alike.
     #[test]
     fn totals_of_images_do_not_count() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
