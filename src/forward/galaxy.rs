@@ -23,7 +23,7 @@ use super::field::Field;
 use super::noise::{Covariance, NoiseInput, NoiseModel, SkyNoise};
 use super::psf::Psf;
 use super::sampling::SamplingOperator;
-use super::{Constraint, Latent, Likelihood, Linearized, NuisancePrior, Stretch};
+use super::{Constraint, Latent, Likelihood, Linearized, NuisancePrior, PointSources, Stretch};
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
@@ -77,6 +77,8 @@ pub struct GalaxyLikelihood {
     inflation: Tensor,
     nuisance: NuisancePrior,
     operator: SamplingOperator,
+    /// Of each band, `[C, 1, 1]` (`point_sources.rs`).
+    sharpness: Tensor,
     noise: NoiseModel,
     stretch: Stretch,
     reference: Option<i64>,
@@ -141,6 +143,7 @@ impl GalaxyLikelihood {
         };
         check_nuisance(&nuisance, bands)?;
         let operator = SamplingOperator::new(&input.field, &input.psfs, kind, device)?;
+        let sharpness = point_sources::sharpness(&operator, kind, device)?;
         let colours = match &input.colours {
             None => None,
             Some(factors) => Some(put(&Tensor::f_from_slice(factors)?.f_view([bands, 1, 1])?)?),
@@ -155,6 +158,7 @@ impl GalaxyLikelihood {
             inflation,
             nuisance,
             operator,
+            sharpness,
             noise,
             stretch: input.stretch,
             reference: input.reference,
@@ -274,6 +278,7 @@ impl Likelihood for GalaxyLikelihood {
         let prediction = light.f_add_(&planes(&latent.sky)?)?.f_mul_(&self.mask)?;
         Ok(Box::new(LinearizedGalaxy {
             operator: self.operator.share(),
+            sharpness: self.sharpness.shallow_clone(),
             mask: self.mask.shallow_clone(),
             flux,
             slope,
@@ -288,6 +293,7 @@ impl Likelihood for GalaxyLikelihood {
 /// The likelihood linearised at one latent galaxy per sample.
 struct LinearizedGalaxy {
     operator: SamplingOperator,
+    sharpness: Tensor,
     mask: Tensor,
     /// F = a S^-1(x) and a dS^-1/dx, `[B, C, n, n]`.
     flux: Tensor,
@@ -346,6 +352,10 @@ impl Linearized for LinearizedGalaxy {
     fn noise(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
         self.covariance.draw(noise, step)
     }
+
+    fn point_sources(&self) -> Result<Option<PointSources<'_>>> {
+        point_sources::of(&self.operator, &self.sharpness, &self.mask, self.covariance.variance()).map(Some)
+    }
 }
 
 /// `[B, K]` as `[B, K, 1, 1]`, to be broadcast over pixels.
@@ -370,6 +380,7 @@ fn check_nuisance(nuisance: &NuisancePrior, bands: i64) -> Result<()> {
 }
 
 mod photo_z;
+mod point_sources;
 pub use photo_z::PhotoZLikelihood;
 
 #[cfg(test)]

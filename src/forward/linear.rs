@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Latent, Likelihood, Linearized, NuisancePrior};
+use super::{Latent, Likelihood, Linearized, NuisancePrior, PointSources};
 use crate::Result;
 use crate::random::{BlockNoise, Purpose};
 
@@ -117,5 +117,14 @@ impl Linearized for LinearPoint {
     fn noise(&self, noise: &BlockNoise, step: u32) -> Result<Tensor> {
         let white = noise.normal(Purpose::PerturbData, step, &self.prediction.size()[1..], self.prediction.device())?;
         Ok(white.f_mul_scalar(self.model.sd)?)
+    }
+
+    fn point_sources(&self) -> Result<Option<PointSources<'_>>> {
+        let squares = self.model.matrix.f_square()?.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Float)?;
+        let squares = squares.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_div_scalar(self.model.sd * self.model.sd)?;
+        let precision =
+            squares.f_view([&[1], &self.shape[1..]].concat().as_slice())?.f_expand(self.shape.as_slice(), false)?;
+        let matched = |vector: &Tensor| Ok(self.adjoint(vector)?.image);
+        Ok(Some(PointSources { matched: Box::new(matched), precision }))
     }
 }

@@ -147,4 +147,17 @@ pub trait Linearized {
     }
     /// Draws of N(0, Sigma), `[B, C, my, mx]`, by key.
     fn noise(&self, noise: &BlockNoise, step: u32) -> Result<Tensor>;
+    /// What point sources at the prior's pixels would look like; `None` where pixels of the prior have no place in the data.
+    fn point_sources(&self) -> Result<Option<PointSources<'_>>> {
+        Ok(None)
+    }
+}
+
+/// Point sources of unit flux, one at each pixel of the prior's grid, as the data show them: P, for a matched filter.
+pub struct PointSources<'a> {
+    /// P^T v for `v` `[B, C, my, mx]`: `[B, C, n, n]`.
+    pub matched: Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>,
+    /// The sum of the squares of each over the variance of the noise, `[B, C, n, n]`: that of P^T Sigma^-1 (y - A(x)), in noise
+    /// without correlation.
+    pub precision: Tensor,
 }

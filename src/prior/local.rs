@@ -62,7 +62,16 @@ impl<'a> Local<'a> {
         self.level.t
     }
 
-    /// The same with `factor`, `[B, 1, 1, 1]`, times the covariance.
+    /// Diagonal of C, `[B, C, n, n]` or `[1, C, n, n]`. A correction is left out.
+    pub fn variance(&self) -> Result<Tensor> {
+        let plain = self.level.variance()?.f_unsqueeze(0)?;
+        match &self.scales {
+            Some(scales) => Ok(scales.own.f_square()?.f_mul(&plain)?),
+            None => Ok(plain),
+        }
+    }
+
+    /// The same with the covariance widened, to diag(root) C diag(root), root^2 the `factor`, `[B, 1, 1, 1]` or `[B, C, n, n]`.
     pub fn widened(&self, factor: &Tensor) -> Result<Self> {
         let root = factor.f_sqrt()?;
         let correction = match &self.correction {

@@ -54,7 +54,7 @@ impl GaussNewton<'_> {
     pub fn pull(&self, centre: &Latent, point: &Latent) -> Result<Latent> {
         let linear = self.linearize(point)?;
         let data = self.likelihood.data().f_unsqueeze(0)?;
-        self.solve(centre, point, &data, linear.as_ref(), linear.as_ref())
+        linear.adjoint(&self.solve(centre, point, &data, linear.as_ref(), linear.as_ref())?)
     }
 
     fn linearize(&self, point: &Latent) -> Result<Box<dyn Linearized>> {
@@ -68,7 +68,8 @@ impl GaussNewton<'_> {
             if round > 0 {
                 linear = self.linearize(&found)?.into();
             }
-            let change = (self.prior)(&self.solve(centre, &found, &data, linear.as_ref(), noise.as_ref())?)?;
+            let weights = self.solve(centre, &found, &data, linear.as_ref(), noise.as_ref())?;
+            let change = (self.prior)(&linear.adjoint(&weights)?)?;
             found = within_reach(centre.plus(&change)?, &found, self.likelihood.reach())?;
         }
         Ok(found)
@@ -81,15 +82,15 @@ impl GaussNewton<'_> {
         data: &Tensor,
         linear: &dyn Linearized,
         noise: &dyn Linearized,
-    ) -> Result<Latent> {
+    ) -> Result<Tensor> {
         let preconditioner = Preconditioner::new(self.likelihood, point, self.modes, self.tangent_error)?;
-        pull(centre, point, data, [linear, noise], self.prior, &preconditioner, self.stop)
+        weights(centre, point, data, [linear, noise], self.prior, &preconditioner, self.stop)
     }
 }
 
-/// J^T (J P J^T + Sigma)^-1 [data - A(x) - J (c - x)] at the point x: P times it is the change of the centre c. J and A are
-/// of the first linearisation, Sigma is of the second.
-pub fn pull(
+/// w = (J P J^T + Sigma)^-1 [data - A(x) - J (c - x)] at the point x: P J^T w is the change of the centre c. J and A are of the
+/// first linearisation, Sigma is of the second.
+pub fn weights(
     centre: &Latent,
     point: &Latent,
     data: &Tensor,
@@ -97,7 +98,7 @@ pub fn pull(
     prior: &dyn Fn(&Latent) -> Result<Latent>,
     preconditioner: &Preconditioner,
     stop: Stop,
-) -> Result<Latent> {
+) -> Result<Tensor> {
     let shift = linear.apply(&centre.minus(point)?)?;
     let rhs = data.f_sub(linear.prediction())?.f_sub(&shift)?;
     let (weights, iterations) = conjugate_gradient::solve(
@@ -110,7 +111,7 @@ pub fn pull(
         },
     )?;
     tracing::trace!(iterations, "conjugate gradients");
-    linear.adjoint(&weights)
+    Ok(weights)
 }
 
 fn zero(like: &Latent) -> Result<Latent> {

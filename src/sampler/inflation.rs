@@ -23,7 +23,7 @@ use crate::Result;
 const SIGNIFICANT: f64 = 5.0;
 
 /// No wider than this: at ten times the standard deviation the data alone decide whatever they see.
-const LARGEST: f64 = 100.0;
+pub const LARGEST: f64 = 100.0;
 
 /// The factors c of C, one a sample, `[B, 1, 1, 1]` and 1 or larger: of the `pull` p, `change` C p and `perturbation` u of the
 /// image, `[B, C, n, n]` each. `least` is a number of directions that m is known to have at least.

@@ -20,6 +20,7 @@ pub mod dps_paper;
 mod gauss_newton;
 mod guidance;
 mod inflation;
+mod local_inflation;
 pub mod mmps;
 pub mod perturb_map;
 pub mod perturb_map_gradient;

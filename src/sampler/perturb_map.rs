@@ -16,7 +16,7 @@
 //! The Gaussian is wrong about x0 where the prior is not Gaussian, but x_b knows of x0 only by 1 - (b/t)^2, and keeps what
 //! x_t knew: without data these steps are ancestral sampling, with an error of second order in a step where C is wrong.
 //! G, when the prior has a table for it, scales C to the network's own uncertainty (`prior/spread.rs`). Where the data show
-//! that D is further off than C allows, C is widened for that galaxy (`inflation.rs`).
+//! that D is further off than C allows, C is widened for that galaxy (`inflation.rs`), or in a place (`local_inflation.rs`).
 //!
 //! Amplitude and sky are not diffused: at each step they are drawn jointly with x0 from their own priors, and once more
 //! given the final image. What the prior's images fulfil exactly (their unit flux) conditions N(D, C) at each step
@@ -31,6 +31,7 @@ use super::conjugate_gradient::Stop;
 use super::gauss_newton::{self, draw_nuisance};
 use super::guidance::with_prior_nuisance;
 use super::inflation::{self, inflation};
+use super::local_inflation::local_inflation;
 use super::preconditioner::Preconditioner;
 use super::tangent::{tangent_error, within_reach};
 use super::{Problem, Sampler, State, chain};
@@ -145,11 +146,15 @@ impl PerturbMap {
             let apply = |direction: &Latent| prior.apply(direction);
             let stop = if round < again { self.rough() } else { self.settings.stop };
             let both = [linear.as_ref(), noise.as_ref()];
-            let pull = gauss_newton::pull(&centre, &point, &data, both, &apply, &preconditioner, stop)?;
+            let weights = gauss_newton::weights(&centre, &point, &data, both, &apply, &preconditioner, stop)?;
+            let pull = linear.adjoint(&weights)?;
             let change = apply(&pull)?;
             if let (0, false, Some((shift, _))) = (round, wider, &mut perturbed) {
                 let own = centre.image.f_sub(&prior.centre(&estimate, &point.image, None)?.image)?;
-                let factor = inflation(&pull.image, &change.image, &own, preconditioner.directions()?)?;
+                let mut factor = inflation(&pull.image, &change.image, &own, preconditioner.directions()?)?;
+                if let Some(local) = local_inflation(linear.as_ref(), &weights, &own, &level)? {
+                    factor = factor.f_maximum(&local)?;
+                }
                 if inflation::any(&factor)? {
                     shift.image = shift.image.f_mul(&factor.f_sqrt()?)?;
                     level = level.widened(&factor)?;

@@ -18,36 +18,36 @@ const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safeten
 
 /// What was recorded: with which prior, which arithmetic, and the numbers of the summary catalogue.
 const RECORDED_PRIOR: &str = "9b26a1bc8b8233853f30337eddd603c34814ebf0a752703fd0673d8e7dea5375";
-const RECORDED_ARITHMETIC: u32 = 5;
+const RECORDED_ARITHMETIC: u32 = 6;
 const RECORDED: [(&str, f64); 23] = [
     ("kron_flux_r", 16590.05),
-    ("aperture_flux_i", 21389.3),
-    ("matched_flux_g", 9703.636),
-    ("amplitude", 17633.5),
-    ("sky_r", 0.7053404),
-    ("sky_sd_i", 0.3859613),
-    ("reduced_chi2", 0.9511125),
-    ("reduced_chi2_draws", 0.9541023),
-    ("predictive_p", 0.6795234),
-    ("variance_ratio_paper", 0.1859751),
-    ("variance_ratio_linear_r", 0.2331839),
-    ("prior_tail", 0.04109589),
-    ("flux_g_mean", 10442.77),
-    ("flux_r_mean", 17633.5),
-    ("flux_3kpc_r_mean", 11088.09),
-    ("colour_r_i_mean", 0.2781902),
-    ("r20_mean", 0.758668),
-    ("r50_mean", 1.877856),
-    ("r80_p84", 4.197881),
-    ("concentration_mean", 3.669398),
-    ("asymmetry_mean", 0.435549),
-    ("e1_mean", 0.1245278),
-    ("e2_mean", -0.1294397),
+    ("aperture_flux_i", 21389.54),
+    ("matched_flux_g", 9706.031),
+    ("amplitude", 17659.39),
+    ("sky_r", 0.6985516),
+    ("sky_sd_i", 0.3787805),
+    ("reduced_chi2", 0.9497417),
+    ("reduced_chi2_draws", 0.9530358),
+    ("predictive_p", 0.7073445),
+    ("variance_ratio_paper", 0.196779),
+    ("variance_ratio_linear_r", 0.2472712),
+    ("prior_tail", 0.03522505),
+    ("flux_g_mean", 10481.55),
+    ("flux_r_mean", 17659.39),
+    ("flux_3kpc_r_mean", 11087.12),
+    ("colour_r_i_mean", 0.2767308),
+    ("r20_mean", 0.7614169),
+    ("r50_mean", 1.891093),
+    ("r80_p84", 4.210637),
+    ("concentration_mean", 3.687523),
+    ("asymmetry_mean", 0.444685),
+    ("e1_mean", 0.1229137),
+    ("e2_mean", -0.1267008),
 ];
 /// The content of the product, by machine. Bits are promised for one machine and its libraries only; on others the numbers are compared.
 const BITS: [(&str, &str); 1] = [(
     "Intel(R) Xeon(R) Processor 6 207 2; libtorch 2.13.0; cpu AVX512; threads 1; DNNL_MAX_CPU_ISA default; MKL_CBWR default",
-    "f9b61b6aaf56c4ef51f596a9f50cef0f8eb8465f4fc4067c9600ca1660dd80ca",
+    "e2f3b24c0fda769d3a2ab74c5318d45e4d38e0bdafb396b15beebb9d8481fb8c",
 )];
 
 /// Rounding in another order moves the numbers by up to 5e-5 of their size (measured with ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41

@@ -76,6 +76,7 @@ impl GalaxyLikelihood {
                 sky_sd: self.nuisance.sky_sd.shallow_clone(),
             },
             operator: self.operator.share(),
+            sharpness: self.sharpness.shallow_clone(),
             noise: self.noise.share(),
             stretch: self.stretch,
             reference: self.reference,

@@ -168,6 +168,45 @@ fn a_prior_that_the_data_contradict_gives_way() {
     assert!(contradicted < 1.3, "{contradicted}");
 }
 
+/// A companion where the prior expects empty sky: too little light for the galaxy as a whole to be widened. It is in the draws, and
+/// the sky elsewhere stays as the prior has it.
+#[test]
+fn a_companion_that_the_prior_excludes_is_drawn() {
+    let (shape, sd, noise) = ([1, 8, 8], 0.01, 0.05);
+    let options = (Kind::Float, Device::Cpu);
+    let none = |size: &[i64]| Tensor::zeros(size, options);
+    let covariance = || {
+        let diagonal = Tensor::full([64], sd * sd, options);
+        Covariance::new(shape, none(&[64]), none(&[0, 64]), none(&[0]), diagonal).unwrap()
+    };
+    let settings = Settings {
+        steps: 32,
+        t_max: 0.5,
+        t_min: 0.001,
+        relinearizations: 0,
+        stop: Stop { tolerance: 1e-4, iterations: 60 },
+    };
+    let sampler = PerturbMap::new(covariance(), None, settings).unwrap();
+    let denoiser = GaussianDenoiser::new(covariance());
+    let nuisance = NuisancePrior {
+        ln_amplitude_mean: Tensor::from_slice(&[0.0f32]),
+        ln_amplitude_sd: Tensor::from_slice(&[1e-6f32]),
+        sky_sd: Tensor::from_slice(&[1e-6f32]),
+    };
+    let (place, light) = (27, 0.6);
+    let data = random(7, &[1, 1, 64]) * noise;
+    let _ = data.narrow(2, place, 1).fill_(light);
+    let likelihood = LinearLikelihood::new(data, Tensor::eye(64, options), none(&[64, 1]), noise, nuisance).unwrap();
+    let noise = BlockNoise::new(1, "companion", 0, 64);
+    let problem = Problem { denoiser: &denoiser, likelihood: Some(&likelihood), noise, device: Device::Cpu };
+    let draws = crate::sampler::run(&sampler, &problem).unwrap().image.view([64, 64]);
+    let there = draws.narrow(1, place, 1).mean(Kind::Double).double_value(&[]);
+    let far = draws.index_select(1, &Tensor::from_slice(&[0i64, 7, 56, 63])).std(true).double_value(&[]);
+    // The exact posterior of this prior has 0.04 of it; what is left out here is no longer significant (4.5 of 5.6 deviations).
+    assert!(there > 0.55 * light && there < 1.05 * light, "{there}");
+    assert!((far / sd - 1.0).abs() < 0.2, "{far}"); // 256 numbers, and the means of four pixels.
+}
+
 #[test]
 fn saved_and_resumed_after_each_step_gives_the_same_bytes() {
     let shape = [1, 4, 4];

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::no_nuisance;
 use crate::Result;
-use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
+use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior, PointSources};
 use crate::random::{BlockNoise, Purpose};
 
 /// FWHM of a Gaussian in units of its standard deviation, 2 sqrt(2 ln 2).
@@ -129,6 +129,18 @@ impl Linearized for Point {
         let white = noise.normal(Purpose::PerturbData, step, &self.model.variance.size(), Device::Cpu)?;
         Ok(white.f_mul(&self.model.variance.f_sqrt()?)?.f_mul(&self.model.mask)?)
     }
+
+    /// The squares of the PSF are those of the transfer function: K K^T / Sigma on the diagonal, exactly.
+    fn point_sources(&self) -> Result<Option<PointSources<'_>>> {
+        let transfer = &self.model.transfer;
+        let spectrum = |image: &Tensor| image.f_fft_fft2(None::<&[i64]>, [-2, -1], "backward");
+        let psf = transfer.f_fft_ifft2(None::<&[i64]>, [-2, -1], "backward")?.f_real()?;
+        let squares = spectrum(&psf.f_square()?)?.f_real()?;
+        let precision = blur(&self.model.mask.f_div(&self.model.variance)?.f_unsqueeze(0)?, &squares)?;
+        let precision = precision.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_expand_as(&self.prediction)?;
+        let matched = |vector: &Tensor| blur(&vector.f_mul(&self.model.mask)?, transfer);
+        Ok(Some(PointSources { matched: Box::new(matched), precision }))
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +166,26 @@ mod tests {
         let blurred = blur(&normal(0), &transfer.to_kind(Kind::Float)).unwrap();
         let flux = |image: &Tensor| image.sum(Kind::Double).double_value(&[]);
         assert!((flux(&blurred) - flux(&normal(0))).abs() < 1e-4);
+    }
+
+    #[test]
+    fn point_sources_are_those_of_the_model() {
+        let normal =
+            |step| Tensor::from_slice(&Key::new(2, "b", 0, Purpose::Evaluation, step).normal(144)).view([1, 12, 12]);
+        let transfer = Tensor::from_slice(&transfer(12, 2.5)).view([12, 12]);
+        let mask = normal(0).gt(-1.0).to_kind(Kind::Float);
+        let likelihood = Blurred::new(normal(1), mask, normal(2).square() + 0.1, &transfer).unwrap();
+        let linear = likelihood.linearize(&bare(normal(3).view([1, 1, 12, 12])).unwrap()).unwrap();
+        let points = linear.point_sources().unwrap().unwrap();
+        let eye = Tensor::eye(144, (Kind::Float, Device::Cpu)).view([144, 1, 12, 12]);
+        let sources = linear.apply(&bare(eye).unwrap()).unwrap();
+        let exact =
+            (sources.square() / linear.variance()).sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Double);
+        let error = (points.precision.view(-1) / exact - 1.0).abs().max().double_value(&[]);
+        assert!(error < 1e-3, "{error}"); // f32; where pixels around are masked, little is left.
+        let vector = normal(4).view([1, 1, 12, 12]);
+        let exact = (sources * &vector).sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Float);
+        assert!(((points.matched)(&vector).unwrap().view(-1) - exact).abs().max().double_value(&[]) < 1e-5);
     }
 
     #[test]
