@@ -10,7 +10,7 @@
 //! P^T K^-1 P <= F,    F = sum over pixels of P^2 / Sigma
 //! ```
 //!
-//! twice. The median over the samples of the block averages the perturbations out. With z = P^T w / F^(1/2), r = P^T Sigma^-1 J C J^T
+//! twice. A mean over the samples of the block averages the perturbations out. With z = P^T w / F^(1/2), r = P^T Sigma^-1 J C J^T
 //! Sigma^-1 P / F the prior's variance over that of the noise, and a source of f standard deviations of the noise, z = f / (1 + r); the
 //! variance that makes this source likely is f^2 - 1 of the noise's:
 //!
@@ -28,8 +28,12 @@ use crate::forward::{Latent, Linearized};
 use crate::prior::local::Local;
 
 /// What z^2, summed over bands, must exceed before it counts, as a standard normal deviation: 31 for three bands. Once in 2,000
-/// steps of a field with 300 independent places, were P^T K^-1 P as large as F.
+/// steps of a field with 300 independent places, were P^T K^-1 P as large as F; it is less, and least in noise that is correlated
+/// over the seeing.
 const SIGNIFICANT: f64 = 4.6;
+
+/// A sample that deviates by more is none to learn from alone: one of 16 then moves z^2 by less than 5.
+const LARGEST_DEVIATION: f64 = 20.0;
 
 /// Around a significant place, the part of `SIGNIFICANT`'s z^2 that is widened too: that of a source is as wide as the seeing.
 const BESIDE: f64 = 0.5;
@@ -51,8 +55,11 @@ pub fn local_inflation(
     let [samples, bands] = [weights.size()[0], weights.size()[1]];
     let root = points.precision.f_sqrt()?;
     let deviation = (points.matched)(weights)?.f_div(&root)?;
-    let typical = median(&deviation)?.f_square()?.f_div_scalar(1.0 + left(samples))?;
-    let squared = typical.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Float)?;
+    // A sample that has become NaN, or has lost its light, must not spoil the others.
+    let mean =
+        deviation.f_clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)?.f_nanmean([0i64].as_slice(), true, Kind::Float)?;
+    let squared = mean.f_square()?.f_sum_dim_intlist([1i64].as_slice(), true, Kind::Float)?;
+    let squared = squared.f_div_scalar(1.0 + 1.0 / samples as f64)?;
     let bar = significant(bands as f64);
     let significant = squared.f_gt(bar)?;
     if significant.f_any()?.f_int64_value(&[])? == 0 {
@@ -77,23 +84,10 @@ pub fn local_inflation(
     Ok(Some(most.f_minimum(&factor)?.f_expand_as(perturbation)?.f_nan_to_num(1.0, 1.0, 1.0)?))
 }
 
-/// The median over the samples, `[1, ..]`: those that have become NaN, or very large, must not spoil the others.
-fn median(values: &Tensor) -> Result<Tensor> {
-    // libtorch's is the lower one of the two in the middle.
-    let [lower, upper] = [values.f_nanmedian_dim(0, true)?.0, values.f_neg()?.f_nanmedian_dim(0, true)?.0];
-    Ok(lower.f_sub(&upper)?.f_mul_scalar(0.5)?)
-}
-
 /// The perturbation of the image alone, with the other parts of the shapes of `like`.
 fn bare(image: &Tensor, like: Latent) -> Result<Latent> {
     let image = image.shallow_clone();
     Ok(Latent { image, ln_amplitude: like.ln_amplitude.f_zeros_like()?, sky: like.sky.f_zeros_like()? })
-}
-
-/// The part of the perturbations' variance that is left in a median over samples: pi / 2 that of a mean, where there are many.
-fn left(samples: i64) -> f64 {
-    let many = std::f64::consts::FRAC_PI_2;
-    many / (samples as f64 + many - 1.0)
 }
 
 /// The chi^2 of so many degrees of freedom that is as rare as `SIGNIFICANT` (Wilson & Hilferty 1931).
