@@ -153,10 +153,13 @@ pub trait Linearized {
     }
 }
 
+/// A linear map of images.
+pub type LinearMap<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
+
 /// Point sources of unit flux, one at each pixel of the prior's grid, as the data show them: P, for a matched filter.
 pub struct PointSources<'a> {
     /// P^T v for `v` `[B, C, my, mx]`: `[B, C, n, n]`.
-    pub matched: Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>,
+    pub matched: LinearMap<'a>,
     /// The sum of the squares of each over the variance of the noise, `[B, C, n, n]`: that of P^T Sigma^-1 (y - A(x)), in noise
     /// without correlation.
     pub precision: Tensor,
