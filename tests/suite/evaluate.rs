@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use unseeing::io::fits::{NewImage, Pixels, write_images};
+use unseeing::sky::wcs::TanWcs;
 
 use crate::bad_objects::split;
 use crate::common::{python, unseeing};
@@ -87,6 +89,26 @@ fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
     let error = compare(&copy);
     let told = String::from_utf8_lossy(&error.stderr);
     assert!(error.status.code() == Some(2) && told.contains("give --psf"), "{told}");
+    // A sharp image of one object's sky: the others are told of and left out.
+    let catalogue = std::fs::read_to_string(survey.join("catalog.csv")).unwrap();
+    let row: Vec<&str> = catalogue.lines().find(|line| line.starts_with("sim-0001")).unwrap().split(',').collect();
+    let sharp = folder.path().join("sharp.fits");
+    let spot: Vec<f32> = (0..400 * 400)
+        .map(|index| (-((index % 400 - 200) as f32 / 8.0).powi(2) - ((index / 400 - 200) as f32 / 8.0).powi(2)).exp())
+        .collect();
+    let scale = 0.05 / 3600.0;
+    let crval = [1, 2].map(|column: usize| row[column].parse().unwrap());
+    let wcs = TanWcs { crval, crpix: [200.0; 2], cd: [[-scale, 0.0], [0.0, scale]] };
+    let image =
+        NewImage { name: "", shape: &[400, 400], pixels: Pixels::Floats(&spot), wcs: Some(wcs), keywords: Vec::new() };
+    write_images(&sharp, &[image]).unwrap();
+    let some = unseeing().args(["evaluate", "compare"]).arg(&run).arg("--sharp").arg(&sharp).output().unwrap();
+    let told = String::from_utf8_lossy(&some.stderr);
+    assert_eq!(some.status.code(), Some(3), "{told}");
+    assert!(
+        told.contains("sim-0001: compared") && told.matches("left out: the sharp image covers").count() == 2,
+        "{told}"
+    );
     // What is drawn into the run's figures is in its report.
     std::fs::create_dir(run.join("figures")).unwrap();
     std::fs::copy(&plot, run.join("figures/recovery & co.png")).unwrap();

@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args as ClapArgs};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::{DONE, to_json};
+use crate::cli::{DONE, SOME_FAILED, to_json};
 use crate::evaluate::compare::reference::{Matched, matched};
 use crate::evaluate::compare::summary::{self, Row};
 use crate::evaluate::compare::{Entry, Observed, Scoring, compare};
@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<i32> {
         return Err(Error::usage(format!("{}: there is no such file", path.display())));
     }
     let truths = args.truth.as_deref().map(Truths::open).transpose()?;
-    let mut all = Vec::new();
+    let (mut all, mut left_out) = (Vec::new(), 0);
     for product in products(&args.run)? {
         product.read(|shard| {
             for (index, id) in shard.ids().iter().enumerate() {
@@ -92,16 +92,26 @@ pub fn run(args: &Args) -> Result<i32> {
                     continue;
                 }
                 let record = shard.record(index)?;
-                if record.status == Status::Done {
-                    all.push(one(args, &record, &shard.meta, truths.as_ref())?);
-                    eprintln!("{id}: compared");
+                if record.status != Status::Done {
+                    continue;
+                }
+                match one(args, &record, &shard.meta, truths.as_ref()) {
+                    Ok(compared) => {
+                        all.push(compared);
+                        eprintln!("{id}: compared");
+                    }
+                    Err(Error::Object { what, .. }) => {
+                        left_out += 1;
+                        eprintln!("{id}: left out: {what}");
+                    }
+                    Err(other) => return Err(other),
                 }
             }
             Ok(())
         })?;
     }
     let Some(first) = all.first() else {
-        return Err(Error::usage(format!("{}: no finished object to compare", args.run.display())));
+        return Err(Error::usage(format!("{}: no finished object that can be compared", args.run.display())));
     };
     if let Some(path) = &args.plot {
         // One draw is enough to see what a draw is.
@@ -119,7 +129,7 @@ pub fn run(args: &Args) -> Result<i32> {
     } else {
         print(&report);
     }
-    Ok(DONE)
+    Ok(if left_out == 0 { DONE } else { SOME_FAILED })
 }
 
 fn one(args: &Args, record: &ObjectRecord, meta: &ShardMeta, truths: Option<&Truths>) -> Result<Compared> {
@@ -157,7 +167,10 @@ fn one(args: &Args, record: &ObjectRecord, meta: &ShardMeta, truths: Option<&Tru
             let image = read_image(path)?;
             let image = RecordArray { shape: image.shape.to_vec(), values: image.values };
             let to = record.wcs("wcs").ok_or_else(|| Error::object(&record.id, "its products have no WCS"))?;
-            let (reference, found) = matched(&image, &wcs, &to, &observed)?;
+            let (reference, found) = matched(&image, &wcs, &to, &observed).map_err(|error| match error {
+                Error::Usage(what) => Error::object(&record.id, what),
+                other => other,
+            })?;
             (reference, Some(found), args.sharp_fwhm / 2.3548 / scale)
         }
         (None, None) => return Err(Error::usage("compare with what? Give --sharp or --truth")),
