@@ -46,9 +46,10 @@ const TANGENT_GOOD: f64 = 0.2;
 
 /// The table's standard deviations times this are those of C. The table is a mean over galaxies; with 1, draws of simulated
 /// galaxies fitted their data a little worse than the truths do: ln p(y|x) by 0.3, 1.3 and 1.0 of its posterior standard
-/// deviations at S/N below 20, 20 to 80 and above (60 simulations of 7 draws), with 1.15 by 0.1, 0.4 and 0.6 (200 of 31; 0.1, 0.3 and 0.4 with `local_inflation.rs`), with
-/// 1.4 by -1 to -2 (60 of 7). With 1.25 they fit as truths do (-0.1, 0.1, 0.0 instead of 0.1, 0.4, 0.4 in 120 pairs), but
-/// draws of everything else lie 3.5 % closer together, and coverage, a little low with 1.15, is two points lower.
+/// deviations at S/N below 20, 20 to 80 and above (60 simulations of 7 draws), with 1.15 by 0.1, 0.4 and 0.6 (200 of 31; 0.1, 0.3 and
+/// 0.4 with `local_inflation.rs`), with 1.4 by -1 to -2 (60 of 7). With 1.25 they fit as truths do (-0.1, 0.1, 0.0 instead of
+/// 0.1, 0.4, 0.4 in 120 pairs), but draws of everything else lie 3.5 % closer together, and coverage, a little low with 1.15,
+/// is two points lower.
 const MARGIN: f64 = 1.15;
 
 /// A solution that only says where to linearise next needs this much less precision.
