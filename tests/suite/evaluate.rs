@@ -102,13 +102,16 @@ fn evaluate_recovery_and_compare_read_a_survey_and_its_truths() {
     let image =
         NewImage { name: "", shape: &[400, 400], pixels: Pixels::Floats(&spot), wcs: Some(wcs), keywords: Vec::new() };
     write_images(&sharp, &[image]).unwrap();
-    let some = unseeing().args(["evaluate", "compare"]).arg(&run).arg("--sharp").arg(&sharp).output().unwrap();
+    let some =
+        unseeing().args(["evaluate", "compare"]).arg(&run).arg("--sharp").arg(&sharp).arg("--json").output().unwrap();
     let told = String::from_utf8_lossy(&some.stderr);
     assert_eq!(some.status.code(), Some(3), "{told}");
     assert!(
         told.contains("sim-0001: compared") && told.matches("left out: the sharp image covers").count() == 2,
         "{told}"
     );
+    let some: Value = serde_json::from_slice(&some.stdout).unwrap();
+    assert_eq!((&some["left_out"][0]["id"], &some["left_out"][1]["id"]), (&"sim-0000".into(), &"sim-0002".into()));
     // What is drawn into the run's figures is in its report.
     std::fs::create_dir(run.join("figures")).unwrap();
     std::fs::copy(&plot, run.join("figures/recovery & co.png")).unwrap();

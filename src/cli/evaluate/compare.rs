@@ -61,6 +61,14 @@ struct Report {
     objects: Vec<Compared>,
     /// The posterior mean against its rivals, by observed S/N.
     summary: Vec<Row>,
+    /// What cannot be compared, and why.
+    left_out: Vec<LeftOut>,
+}
+
+#[derive(Serialize)]
+struct LeftOut {
+    id: String,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -84,7 +92,7 @@ pub fn run(args: &Args) -> Result<i32> {
         return Err(Error::usage(format!("{}: there is no such file", path.display())));
     }
     let truths = args.truth.as_deref().map(Truths::open).transpose()?;
-    let (mut all, mut left_out) = (Vec::new(), 0);
+    let (mut all, mut left_out) = (Vec::new(), Vec::new());
     for product in products(&args.run)? {
         product.read(|shard| {
             for (index, id) in shard.ids().iter().enumerate() {
@@ -101,8 +109,8 @@ pub fn run(args: &Args) -> Result<i32> {
                         eprintln!("{id}: compared");
                     }
                     Err(Error::Object { what, .. }) => {
-                        left_out += 1;
                         eprintln!("{id}: left out: {what}");
+                        left_out.push(LeftOut { id: id.clone(), reason: what });
                     }
                     Err(other) => return Err(other),
                 }
@@ -123,13 +131,13 @@ pub fn run(args: &Args) -> Result<i32> {
     }
     let pairs: Vec<_> = all.iter().map(|object| (object.signal_to_noise, object.entries.as_slice())).collect();
     let summary = summary::rows(&pairs);
-    let report = Report { objects: all, summary };
+    let report = Report { objects: all, summary, left_out };
     if args.json {
         println!("{}", to_json(&report)?);
     } else {
         print(&report);
     }
-    Ok(if left_out == 0 { DONE } else { SOME_FAILED })
+    Ok(if report.left_out.is_empty() { DONE } else { SOME_FAILED })
 }
 
 fn one(args: &Args, record: &ObjectRecord, meta: &ShardMeta, truths: Option<&Truths>) -> Result<Compared> {
