@@ -13,6 +13,20 @@ fn random(step: u32, shape: &[i64]) -> Tensor {
     Tensor::from_slice(&Key::new(11, "pm", 0, Purpose::Evaluation, step).normal(count)).view(shape)
 }
 
+/// ln a ~ N(mean, sd^2), sky ~ N(0, sky^2); 1e-6 is as good as fixed.
+fn nuisance(mean: f32, sd: f32, sky: f32) -> NuisancePrior {
+    let [ln_amplitude_mean, ln_amplitude_sd, sky_sd] = [mean, sd, sky].map(|value| Tensor::from_slice(&[value]));
+    NuisancePrior { ln_amplitude_mean, ln_amplitude_sd, sky_sd }
+}
+
+/// A prior of independent pixels, `[1, n, n]`, of this variance.
+fn independent(side: i64, variance: f64) -> Covariance {
+    let options = (Kind::Float, Device::Cpu);
+    let (pixels, none) = (side * side, |size: &[i64]| Tensor::zeros(size, options));
+    let diagonal = Tensor::full([pixels], variance, options);
+    Covariance::new([1, side, side], none(&[pixels]), none(&[0, pixels]), none(&[0]), diagonal).unwrap()
+}
+
 /// Mean and variance of the draws against the closed form, for x, ln a and sky, within Monte Carlo error.
 #[test]
 fn gaussian_posterior_is_exact_at_32_steps() {
@@ -22,11 +36,7 @@ fn gaussian_posterior_is_exact_at_32_steps() {
     let diagonal = random(1, &[16]).square() * 0.2 + 0.01;
     let covariance =
         || Covariance::new(shape, random(2, &[16]), q.tr().contiguous(), variances.copy(), diagonal.copy()).unwrap();
-    let nuisance = NuisancePrior {
-        ln_amplitude_mean: Tensor::from_slice(&[0.4f32]),
-        ln_amplitude_sd: Tensor::from_slice(&[0.3f32]),
-        sky_sd: Tensor::from_slice(&[0.5f32]),
-    };
+    let nuisance = nuisance(0.4, 0.3, 0.5);
     // y = A x + c ln a + 1 sky + noise, A a 12 x 16 matrix.
     let matrix = random(3, &[12, 16]) * 0.5;
     let amplitude = random(4, &[12, 1]);
@@ -105,10 +115,7 @@ impl Denoiser for TwoScales {
 fn what_is_not_gaussian_is_kept() {
     let scales = [0.5, 3.0];
     let variance = (scales[0] * scales[0] + scales[1] * scales[1]) / 2.0;
-    let options = (Kind::Float, Device::Cpu);
-    let none = |size: &[i64]| Tensor::zeros(size, options);
-    let diagonal = Tensor::full([16], variance, options);
-    let covariance = Covariance::new([1, 4, 4], none(&[16]), none(&[0, 16]), none(&[0]), diagonal).unwrap();
+    let covariance = independent(4, variance);
     let settings = Settings {
         steps: 32,
         t_max: 10.0,
@@ -131,13 +138,9 @@ fn what_is_not_gaussian_is_kept() {
 /// open. Data that the prior expects are left alone.
 #[test]
 fn a_prior_that_the_data_contradict_gives_way() {
-    let shape = [1, 8, 8];
     let options = (Kind::Float, Device::Cpu);
     let none = |size: &[i64]| Tensor::zeros(size, options);
-    let covariance = || {
-        let diagonal = Tensor::full([64], 0.01, options);
-        Covariance::new(shape, none(&[64]), none(&[0, 64]), none(&[0]), diagonal).unwrap()
-    };
+    let covariance = || independent(8, 0.01);
     let settings = Settings {
         steps: 32,
         t_max: 0.5,
@@ -149,11 +152,7 @@ fn a_prior_that_the_data_contradict_gives_way() {
     let denoiser = GaussianDenoiser::new(covariance());
     // Noise of a tenth of the prior's standard deviation of 0.1, and images of 0 and of 20 standard deviations.
     let misfit = |value: f64| {
-        let nuisance = NuisancePrior {
-            ln_amplitude_mean: Tensor::from_slice(&[0.0f32]),
-            ln_amplitude_sd: Tensor::from_slice(&[1e-6f32]),
-            sky_sd: Tensor::from_slice(&[1e-6f32]),
-        };
+        let nuisance = nuisance(0.0, 1e-6, 1e-6);
         let data = Tensor::full([1, 1, 64], value, options) + random(7, &[1, 1, 64]) * 0.01;
         let matrix = Tensor::eye(64, options);
         let likelihood = LinearLikelihood::new(data.copy(), matrix, none(&[64, 1]), 0.01, nuisance).unwrap();
@@ -172,13 +171,9 @@ fn a_prior_that_the_data_contradict_gives_way() {
 /// the sky elsewhere stays as the prior has it.
 #[test]
 fn a_companion_that_the_prior_excludes_is_drawn() {
-    let (shape, sd, noise) = ([1, 8, 8], 0.01, 0.05);
+    let (sd, noise) = (0.01, 0.05);
     let options = (Kind::Float, Device::Cpu);
-    let none = |size: &[i64]| Tensor::zeros(size, options);
-    let covariance = || {
-        let diagonal = Tensor::full([64], sd * sd, options);
-        Covariance::new(shape, none(&[64]), none(&[0, 64]), none(&[0]), diagonal).unwrap()
-    };
+    let covariance = || independent(8, sd * sd);
     let settings = Settings {
         steps: 32,
         t_max: 0.5,
@@ -188,15 +183,12 @@ fn a_companion_that_the_prior_excludes_is_drawn() {
     };
     let sampler = PerturbMap::new(covariance(), None, settings).unwrap();
     let denoiser = GaussianDenoiser::new(covariance());
-    let nuisance = NuisancePrior {
-        ln_amplitude_mean: Tensor::from_slice(&[0.0f32]),
-        ln_amplitude_sd: Tensor::from_slice(&[1e-6f32]),
-        sky_sd: Tensor::from_slice(&[1e-6f32]),
-    };
+    let nuisance = nuisance(0.0, 1e-6, 1e-6);
     let (place, light) = (27, 0.6);
     let data = random(7, &[1, 1, 64]) * noise;
     let _ = data.narrow(2, place, 1).fill_(light);
-    let likelihood = LinearLikelihood::new(data, Tensor::eye(64, options), none(&[64, 1]), noise, nuisance).unwrap();
+    let [matrix, amplitude] = [Tensor::eye(64, options), Tensor::zeros([64, 1], options)];
+    let likelihood = LinearLikelihood::new(data, matrix, amplitude, noise, nuisance).unwrap();
     let noise = BlockNoise::new(1, "companion", 0, 64);
     let problem = Problem { denoiser: &denoiser, likelihood: Some(&likelihood), noise, device: Device::Cpu };
     let draws = crate::sampler::run(&sampler, &problem).unwrap().image.view([64, 64]);
@@ -230,11 +222,7 @@ fn saved_and_resumed_after_each_step_gives_the_same_bytes() {
     };
     let sampler = PerturbMap::new(covariance(), None, settings).unwrap();
     let denoiser = GaussianDenoiser::new(covariance());
-    let nuisance = NuisancePrior {
-        ln_amplitude_mean: Tensor::from_slice(&[0.0f32]),
-        ln_amplitude_sd: Tensor::from_slice(&[0.3f32]),
-        sky_sd: Tensor::from_slice(&[0.5f32]),
-    };
+    let nuisance = nuisance(0.0, 0.3, 0.5);
     let likelihood =
         LinearLikelihood::new(random(5, &[1, 1, 8]), random(6, &[8, 16]), random(7, &[8, 1]), 0.3, nuisance).unwrap();
     let problem = Problem {
