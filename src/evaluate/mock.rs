@@ -82,6 +82,8 @@ pub struct Mock {
     pub likelihood: GalaxyLikelihood,
     /// Image, amplitude and sky of the truth.
     pub truth: Latent,
+    /// The true redshift, and the analysis' own.
+    pub redshift: [f64; 2],
     /// Noise of a pixel, nJy.
     pub sd: f64,
     /// S/N of the reference band's data, (sum y^2 / sd^2 - pixels)^(1/2), or 0 where that is negative: of the data alone,
@@ -193,6 +195,7 @@ pub fn observe(scene: &Scene, truth: &Tensor, index: u32, observing: &Observing)
     Ok(Mock {
         likelihood: likelihood(believed, psfs(1.0 + wrong.psf_width)?, data, sd)?,
         truth,
+        redshift: [redshift, redshift + wrong.redshift],
         sd,
         observed_signal_to_noise: excess.max(0.0).sqrt(),
     })

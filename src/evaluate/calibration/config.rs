@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::problems::{GalaxyMixtureConfig, GaussianFieldConfig, Mixture25Config, NetworkConfig};
+use super::problems::{GalaxyMixtureConfig, GaussianFieldConfig, Mixture25Config, NetworkConfig, StretchedFieldConfig};
 use crate::config::check::{Checker, syntax_error};
 use crate::config::{DeviceKind, SamplerConfig};
 use crate::sampler::build::METHODS;
@@ -69,7 +69,7 @@ impl Default for MachineConfig {
     }
 }
 
-/// One problem, or several that differ in size or noise: exactly one of the four kinds.
+/// One problem, or several that differ in size or noise: exactly one of the five kinds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ProblemConfig {
@@ -82,6 +82,7 @@ pub struct ProblemConfig {
     pub slices: Option<u32>,
     pub gaussian_field: Option<GaussianFieldConfig>,
     pub galaxy_mixture: Option<GalaxyMixtureConfig>,
+    pub stretched_field: Option<StretchedFieldConfig>,
     #[serde(rename = "mixture-25")]
     pub mixture_25: Option<Mixture25Config>,
     pub network: Option<NetworkConfig>,
@@ -182,6 +183,10 @@ impl CalibrationConfig {
                 kinds += 1;
                 kind.check(check, &key("galaxy-mixture"))?;
             }
+            if let Some(kind) = &problem.stretched_field {
+                kinds += 1;
+                kind.check(check, &key("stretched-field"))?;
+            }
             if let Some(kind) = &problem.mixture_25 {
                 kinds += 1;
                 kind.check(check, &key("mixture-25"))?;
@@ -190,7 +195,7 @@ impl CalibrationConfig {
                 kinds += 1;
                 kind.check(check, &key("network"))?;
             }
-            let why = "expected exactly one of gaussian-field, galaxy-mixture, mixture-25, network";
+            let why = "expected exactly one of gaussian-field, galaxy-mixture, stretched-field, mixture-25, network";
             check.need(kinds == 1, &format!("problems.{index}"), why)?;
         }
         for (index, entry) in self.samplers.iter().enumerate() {

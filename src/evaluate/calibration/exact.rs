@@ -6,7 +6,7 @@
 //! p(x | y) = sum_k w_k N(x; mu_k, sum_j v_j b_j b_j^T)
 //! ```
 //!
-//! and one component is the Gaussian case. All of it is f64.
+//! and one component is the Gaussian case. Where there is no such form, states of long chains stand for it. All of it is f64.
 
 use tch::{Device, Kind, Tensor};
 
@@ -60,6 +60,8 @@ pub struct Exact {
     pub variance: Tensor,
     /// Variance of the prior along each basis vector, `[D]`.
     pub prior_variance: Tensor,
+    /// Where the posterior is no such mixture: states of independent chains in the basis, `[N, K, D]`. Moments are theirs.
+    pub states: Option<Tensor>,
 }
 
 impl Exact {
@@ -76,6 +78,9 @@ impl Exact {
 
     /// Independent draws by key, as images `[B, D]`, f64.
     pub fn draw(&self, seed: u64, object: &str, count: u32) -> Result<Tensor> {
+        if let Some(states) = &self.states {
+            return self.basis.inverse(&pick(states, seed, object, count)?);
+        }
         let dimension = self.variance.size()[0];
         let weights = Vec::<f64>::try_from(&self.weights)?;
         let mut choices = Vec::with_capacity(count as usize);
@@ -100,6 +105,17 @@ impl Exact {
         let shares = scores.f_softmax(1, Kind::Double)?.f_mean_dim([0i64].as_slice(), false, Kind::Double)?;
         Ok(shares.f_sub(&self.weights)?.f_abs()?.f_sum(Kind::Double)?.f_double_value(&[])? / 2.0)
     }
+}
+
+/// One state of each chain in turn, at random, `[count, D]`: independent up to as many as there are chains.
+fn pick(states: &Tensor, seed: u64, object: &str, count: u32) -> Result<Tensor> {
+    let (length, chains, dimension) = states.size3()?;
+    let place = |sample: u32| {
+        let u = Key::new(seed, object, sample, Purpose::Evaluation, 0).uniform(1)[0];
+        ((u * length as f64) as i64).min(length - 1) * chains + i64::from(sample) % chains
+    };
+    let places: Vec<i64> = (0..count).map(place).collect();
+    Ok(states.f_view([-1, dimension])?.f_index_select(0, &Tensor::f_from_slice(&places)?)?)
 }
 
 /// The index that a uniform number picks among `weights` that sum to one.
@@ -138,6 +154,7 @@ mod tests {
             means: double(&[3.0, 0.0, -1.0, 0.0]).view([2, 2]),
             variance: double(&[0.04, 0.25]),
             prior_variance: double(&[1.0, 1.0]),
+            states: None,
         };
         let draws = exact.draw(1, "x", 20_000).unwrap();
         let coefficients = exact.basis.forward(&draws).unwrap();

@@ -13,6 +13,7 @@ pub mod config;
 mod counting;
 pub mod exact;
 pub mod figures;
+mod hamiltonian;
 pub mod probability;
 pub mod problems;
 pub mod record;

@@ -20,11 +20,13 @@ mod galaxy_mixture;
 mod gaussian_field;
 mod mixture_25;
 mod network;
+mod stretched_field;
 
 pub use galaxy_mixture::GalaxyMixtureConfig;
 pub use gaussian_field::GaussianFieldConfig;
 pub use mixture_25::Mixture25Config;
 pub use network::NetworkConfig;
+pub use stretched_field::StretchedFieldConfig;
 
 /// A prior, as samplers see it.
 pub struct Setting {
@@ -41,15 +43,23 @@ pub struct Setting {
 pub enum Family {
     Gaussian,
     Mixture,
+    /// A flux that is curved in the prior's images, and a reference posterior from long chains.
+    Curved,
     Network,
 }
+
+/// The likelihood of a block of samples: the first one, and how many.
+pub type OfSamples = Box<dyn Fn(u32, u32) -> Result<Box<dyn Likelihood>>>;
 
 /// A truth and its observation.
 pub struct Simulation {
     pub setting: Rc<Setting>,
     /// One sample.
     pub truth: Latent,
+    /// The truth's, and that of all samples unless they have their own.
     pub likelihood: Box<dyn Likelihood>,
+    /// Where each sample has its own: a redshift drawn from the catalogue's error.
+    pub of_samples: Option<OfSamples>,
     pub exact: Option<Exact>,
     /// S/N of the data, a function of the data alone; `None` where the problem is not stratified by it.
     pub observed_signal_to_noise: Option<f64>,
@@ -104,6 +114,11 @@ pub fn build(whole: &CalibrationConfig, config: &ProblemConfig, device: Device) 
     if let Some(kind) = &config.galaxy_mixture {
         for (label, size, noise) in kind.cases(name) {
             problems.push(Box::new(galaxy_mixture::GalaxyMixture::new(&label, kind, size, noise, seed)?));
+        }
+    }
+    if let Some(kind) = &config.stretched_field {
+        for (label, ratio) in kind.cases(name) {
+            problems.push(Box::new(stretched_field::StretchedField::new(&label, kind, ratio, seed)?));
         }
     }
     if let Some(kind) = &config.mixture_25 {

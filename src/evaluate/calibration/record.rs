@@ -98,7 +98,8 @@ pub fn measure(
     let mut truths = problem.measure(simulation, &simulation.truth)?;
     let mut values = problem.measure(simulation, draws)?;
     truths.push(log_likelihood(simulation.likelihood.as_ref(), &simulation.truth)?);
-    values.push(log_likelihood(simulation.likelihood.as_ref(), draws)?);
+    let own = simulation.of_samples.as_ref().map(|of_samples| of_samples(0, count)).transpose()?;
+    values.push(log_likelihood(own.as_deref().unwrap_or(simulation.likelihood.as_ref()), draws)?);
     let mut statistics = Vec::with_capacity(values.len());
     let names: Vec<String> = problem.statistics().into_iter().chain([LOG_P.to_string()]).collect();
     for (index, (truth, values)) in truths.iter().zip(&values).enumerate() {

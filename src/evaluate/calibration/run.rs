@@ -69,7 +69,13 @@ impl Plan {
                         "block": config.block,
                         "draws": case.draws,
                         "slices": case.slices,
-                        "kind": (&entry.gaussian_field, &entry.galaxy_mixture, &entry.mixture_25, &network),
+                        "kind": (
+                            &entry.gaussian_field,
+                            &entry.galaxy_mixture,
+                            &entry.stretched_field,
+                            &entry.mixture_25,
+                            &network
+                        ),
                         "prior": prior,
                         "sampler": chosen.sampler,
                         "inflate": chosen.inflate,
@@ -188,12 +194,15 @@ impl Plan {
     ) -> Result<Latent> {
         let (case, chosen) = (&self.problems[task.problem], &self.samplers[task.sampler]);
         let count = case.draws;
-        let likelihood = simulation.likelihood.as_ref();
-        let blocks = |draw: &dyn Fn(BlockNoise) -> Result<Latent>| -> Result<Latent> {
+        let blocks = |draw: &dyn Fn(BlockNoise, &dyn Likelihood) -> Result<Latent>| -> Result<Latent> {
             let mut parts = Vec::new();
             for first in (0..count).step_by(self.config.block as usize) {
                 let size = self.config.block.min(count - first);
-                parts.push(draw(BlockNoise::new(self.config.seed, object, first, size))?);
+                let own = simulation.of_samples.as_ref().map(|of_samples| of_samples(first, size)).transpose()?;
+                parts.push(draw(
+                    BlockNoise::new(self.config.seed, object, first, size),
+                    own.as_deref().unwrap_or(simulation.likelihood.as_ref()),
+                )?);
             }
             joined(&parts)
         };
@@ -203,13 +212,19 @@ impl Plan {
                 let draws = exact.draw(self.config.seed, object, count)?;
                 let mut shape = simulation.truth.image.size();
                 shape[0] = i64::from(count);
-                problems::bare(draws.f_view(shape.as_slice())?.f_to_kind(Kind::Float)?)
+                // Exact posteriors are those of images: amplitude and sky are known there, and so the truth's.
+                let known = |values: &Tensor| values.f_expand([i64::from(count), values.size()[1]], false);
+                Ok(Latent {
+                    image: draws.f_view(shape.as_slice())?.f_to_kind(Kind::Float)?,
+                    ln_amplitude: known(&simulation.truth.ln_amplitude)?,
+                    sky: known(&simulation.truth.sky)?,
+                })
             }
-            (PRIOR, _) => blocks(&|noise| {
+            (PRIOR, _) => blocks(&|noise, likelihood| {
                 let image = case.problem.prior_draws(task.index, sampler, &noise)?;
                 with_prior_nuisance(image, likelihood, &noise)
             }),
-            (_, Some(sampler)) => blocks(&|noise| {
+            (_, Some(sampler)) => blocks(&|noise, likelihood| {
                 let device = case.problem.device();
                 let denoiser = &simulation.setting.denoiser;
                 let drawn = sampler::run(sampler, &Problem { denoiser, likelihood: Some(likelihood), noise, device })?;

@@ -304,7 +304,7 @@ fn error_of(family: Family, bins: &[Bin], statistics: &[Statistic]) -> Option<f6
     };
     let values: Vec<f64> = match family {
         Family::Gaussian => exact(GAUSSIAN_VARIANCE, GAUSSIAN_MEAN),
-        Family::Mixture => exact(MIXTURE_VARIANCE, MIXTURE_MEAN),
+        Family::Mixture | Family::Curved => exact(MIXTURE_VARIANCE, MIXTURE_MEAN),
         Family::Network => {
             let each = statistics
                 .iter()

@@ -15,7 +15,7 @@ use super::summary::{Statistic, Summary};
 /// Gaussian problems: the sampler's own approximation is exact there, so that only its discretisation is left.
 pub const GAUSSIAN_VARIANCE: f64 = 0.03;
 pub const GAUSSIAN_MEAN: f64 = 0.01;
-/// Mixtures: a step's Gaussian is an approximation. 12 % in variance is 6 % in an error bar, less than what the noise level
+/// Mixtures, and curved fluxes: a step's Gaussian is an approximation. 12 % in variance is 6 % in an error bar, less than what the noise level
 /// of a survey image is known to; 5 % of the trace is a fifth of a standard deviation.
 pub const MIXTURE_VARIANCE: f64 = 0.12;
 pub const MIXTURE_MEAN: f64 = 0.05;
@@ -87,7 +87,7 @@ fn checks(family: Family, summary: &Summary) -> Vec<Check> {
     let mut checks = Vec::new();
     let exact = match family {
         Family::Gaussian => Some((GAUSSIAN_VARIANCE, GAUSSIAN_MEAN)),
-        Family::Mixture => Some((MIXTURE_VARIANCE, MIXTURE_MEAN)),
+        Family::Mixture | Family::Curved => Some((MIXTURE_VARIANCE, MIXTURE_MEAN)),
         Family::Network => None,
     };
     if let Some((variance, mean)) = exact {

@@ -148,6 +148,7 @@ impl GalaxyMixture {
             means: self.modes.f_div_scalar(scatter)?.f_add(&seen)?.f_mul(&variance)?,
             variance: variance.f_view([-1])?,
             prior_variance: self.prior_variance.shallow_clone(),
+            states: None,
         })
     }
 }
@@ -222,6 +223,7 @@ impl Problem for GalaxyMixture {
             truth: bare(truth)?,
             likelihood: Box::new(likelihood),
             exact: Some(exact),
+            of_samples: None,
             observed_signal_to_noise: None,
         })
     }

@@ -29,7 +29,7 @@ use crate::sampler::Sampler;
 /// Scale of the power spectrum, cycles per field.
 const K0: f64 = 2.0;
 /// Power on every scale, in units of the mean pixel variance: nothing of the prior is below it.
-const FLOOR: f64 = 0.05;
+pub(super) const FLOOR: f64 = 0.05;
 /// Rounding of the dense algebra in f64, in units of the mean pixel variance.
 const LEAST_VARIANCE: f64 = 1e-14;
 /// Statistics: projections on this many eigenvectors of the posterior, evenly from best to worst measured.
@@ -146,7 +146,7 @@ impl GaussianField {
 }
 
 /// Variance of each Hartley mode, normalised to a mean pixel variance of one.
-fn power_spectrum(size: i64) -> Vec<f64> {
+pub(super) fn power_spectrum(size: i64) -> Vec<f64> {
     let frequency = |index: i64| (if 2 * index > size { index - size } else { index }) as f64;
     let shape = |index: i64| {
         let squared = frequency(index / size).powi(2) + frequency(index % size).powi(2);
@@ -204,6 +204,7 @@ impl Problem for GaussianField {
             means: mean.f_matmul(&self.basis.f_tr()?)?,
             variance: self.posterior.shallow_clone(),
             prior_variance: self.prior.shallow_clone(),
+            states: None,
         };
         let likelihood = Blurred::new(data, self.mask.shallow_clone(), self.variance.shallow_clone(), &self.transfer)?;
         Ok(Simulation {
@@ -211,6 +212,7 @@ impl Problem for GaussianField {
             truth: bare(truth)?,
             likelihood: Box::new(likelihood),
             exact: Some(exact),
+            of_samples: None,
             observed_signal_to_noise: None,
         })
     }

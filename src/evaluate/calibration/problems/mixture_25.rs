@@ -164,6 +164,7 @@ impl Mixture25 {
             means: moved,
             variance,
             prior_variance: spread.f_add_scalar(1.0)?,
+            states: None,
         })
     }
 }
@@ -231,6 +232,7 @@ impl Problem for Mixture25 {
             setting,
             likelihood: Box::new(likelihood),
             exact: Some(exact),
+            of_samples: None,
             observed_signal_to_noise: None,
         })
     }

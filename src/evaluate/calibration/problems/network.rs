@@ -9,18 +9,21 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::{Family, Problem, Setting, Simulation};
+use super::{Family, OfSamples, Problem, Setting, Simulation};
 use crate::config::check::Checker;
 use crate::evaluate::calibration::counting::Counting;
-use crate::evaluate::mock::{Misspecified, Observing, Scene, Truths, chain_draws, observe};
+use crate::evaluate::mock::{Misspecified, Mock, Observing, Scene, Truths, chain_draws, observe};
 use crate::evaluate::statistics;
-use crate::forward::{GalaxyLikelihood, Latent};
+use crate::forward::{GalaxyLikelihood, Latent, Likelihood};
 use crate::prior::card::Normalisation;
 use crate::prior::{Prior, ancestral};
-use crate::random::BlockNoise;
+use crate::random::{BlockNoise, Key, Purpose, object_seed};
 use crate::sampler::{Sampler, to_vec};
+use crate::sky::cosmology;
 use crate::{Error, Result};
 
+/// Draws of a redshift are no less.
+const LEAST_REDSHIFT: f64 = 0.01;
 /// Noise levels of ancestral truths, two network evaluations each.
 const ANCESTRAL_STEPS: u32 = 64;
 
@@ -43,6 +46,10 @@ pub struct NetworkConfig {
     /// In units of the pixel noise.
     #[serde(default = "sky_sd")]
     pub sky_sd: f64,
+    /// Standard deviation of the catalogue's redshifts about the true ones. Each sample then has a redshift of its own, drawn
+    /// about the catalogue's (`photo_z.mode = "propagated"`): a cut posterior.
+    #[serde(default)]
+    pub redshift_error: f64,
     /// Bounds between the strata of the observed S/N.
     #[serde(default = "strata")]
     pub strata: Vec<f64>,
@@ -89,6 +96,7 @@ impl NetworkConfig {
         let rising = self.strata.windows(2).all(|pair| pair[0] < pair[1]) && self.strata.iter().all(|&s| s.is_finite());
         check.need(rising, &format!("{key}.strata"), "expected rising numbers")?;
         check.need(!self.prior.as_os_str().is_empty(), &format!("{key}.prior"), "expected a prior's file")?;
+        check.at_least_zero(self.redshift_error, &format!("{key}.redshift_error"))?;
         let Misspecified { redshift, psf_width, noise_fwhm } = self.misspecified;
         let wrong = |name: &str| format!("{key}.misspecified.{name}");
         let positive = redshift.is_finite() && self.redshift[0] + redshift > 0.0;
@@ -130,25 +138,47 @@ impl Network {
         Ok(Network { name: name.into(), config: config.clone(), setting: Rc::new(setting), scene })
     }
 
-    fn observing(&self) -> Observing {
+    /// `redshift_shift` is by how much the analysis has another redshift than the truth.
+    fn observing(&self, redshift_shift: f64) -> Observing {
+        let wrong = self.config.misspecified;
         Observing {
             draws: 1,
             redshift: self.config.redshift,
             signal_to_noise: self.config.signal_to_noise,
             ln_amplitude_sd: self.config.ln_amplitude_sd,
             sky_sd: self.config.sky_sd,
-            misspecified: self.config.misspecified,
+            misspecified: Misspecified { redshift: wrong.redshift + redshift_shift, ..wrong },
         }
     }
 
     /// Observation `index` of its own truth.
-    fn observation(&self, index: u32, sampler: Option<&dyn Sampler>) -> Result<(GalaxyLikelihood, Latent, f64)> {
+    fn observation(&self, index: u32, sampler: Option<&dyn Sampler>) -> Result<Mock> {
         let named = self.config.truths_of.as_ref().unwrap_or(&self.name);
         let noise = BlockNoise::new(self.scene.seed, &format!("{named} truth"), index, 1);
         let truth = self.prior_draws(index, sampler, &noise)?;
-        let mock = observe(&self.scene, &truth, index, &self.observing())?;
-        Ok((mock.likelihood, mock.truth, mock.observed_signal_to_noise))
+        let scatter = noise.normal(Purpose::Redshift, 0, &[], Device::Cpu)?.f_double_value(&[0])?;
+        observe(&self.scene, &truth, index, &self.observing(self.config.redshift_error * scatter))
     }
+
+    /// The likelihood of samples, each with a redshift about the catalogue's.
+    fn of_samples(&self, index: u32, catalogued: f64, common: GalaxyLikelihood) -> Result<OfSamples> {
+        let (error, pixel_kpc) = (self.config.redshift_error, self.scene.pixel_kpc);
+        let key = object_seed(self.scene.seed, &format!("{} redshifts {index}", self.name));
+        Ok(Box::new(move |first, count| {
+            let pitch = |sample: u32| {
+                let normal = Key::of_seed(key, sample, Purpose::Redshift, 0).normal(1)[0];
+                pitch(pixel_kpc, catalogued + error * f64::from(normal))
+            };
+            let pitches = (first..first + count).map(pitch).collect::<Result<Vec<_>>>()?;
+            Ok(Box::new(common.for_pitches(&pitches)?))
+        }))
+    }
+}
+
+/// theta(z), arcsec per pixel of the prior; of the least redshift where an error leads below it.
+fn pitch(pixel_kpc: f64, redshift: f64) -> Result<f64> {
+    cosmology::theta_arcsec(pixel_kpc, redshift.max(LEAST_REDSHIFT))
+        .map_err(|error| Error::internal(format!("redshift {redshift}: {error}")))
 }
 
 /// f / q = S^-1(x) / q, whose reference band has a total of one, `[B, C, n, n]`.
@@ -179,13 +209,20 @@ impl Problem for Network {
     }
 
     fn simulate(&self, index: u32, sampler: Option<&dyn Sampler>) -> Result<Simulation> {
-        let (likelihood, truth, observed) = self.observation(index, sampler)?;
+        let Mock { likelihood, truth, observed_signal_to_noise, redshift, .. } = self.observation(index, sampler)?;
+        let (likelihood, of_samples): (Box<dyn Likelihood>, _) = if self.config.redshift_error > 0.0 {
+            let own = likelihood.for_pitches(&[pitch(self.scene.pixel_kpc, redshift[0])?])?;
+            (Box::new(own), Some(self.of_samples(index, redshift[1], likelihood)?))
+        } else {
+            (Box::new(likelihood), None)
+        };
         Ok(Simulation {
             setting: self.setting.clone(),
             truth,
-            likelihood: Box::new(likelihood),
+            likelihood,
+            of_samples,
             exact: None,
-            observed_signal_to_noise: Some(observed),
+            observed_signal_to_noise: Some(observed_signal_to_noise),
         })
     }
 
@@ -289,5 +326,36 @@ mod tests {
             to_vec(&run(sampler, &problem).unwrap().image).unwrap()
         };
         assert_eq!(draw(certified.as_ref()), draw(runs.as_ref()));
+    }
+
+    /// The truth is measured at its own redshift, each sample at one about the catalogue's, whatever block it is in.
+    #[test]
+    fn redshifts_of_samples_scatter_about_the_catalogues() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safetensors");
+        let text =
+            format!("prior = {path:?}\ntruths = \"ancestral\"\nredshift_error = 0.1\nsignal_to_noise = [300, 301]");
+        let config: NetworkConfig = toml::from_str(&text).unwrap();
+        let network = Network::new("network", &config, 1, Device::Cpu).unwrap();
+        let simulation = network.simulate(1, None).unwrap();
+        let misfit = |likelihood: &dyn Likelihood, latent: &Latent| {
+            let linear = likelihood.linearize(latent).unwrap();
+            let squares = (likelihood.data() - linear.prediction()).square() / linear.variance();
+            let sums = squares.mean_dim([1i64, 2, 3].as_slice(), false, Kind::Double);
+            Vec::<f64>::try_from(sums).unwrap()
+        };
+        let truth = misfit(simulation.likelihood.as_ref(), &simulation.truth)[0];
+        // Some thousand pixels, those at the field's edge with less weight.
+        assert!(truth > 0.6 && truth < 1.05, "{truth}");
+        let again = |count: i64| Latent {
+            image: simulation.truth.image.repeat([count, 1, 1, 1]),
+            ln_amplitude: simulation.truth.ln_amplitude.repeat([count, 1]),
+            sky: simulation.truth.sky.repeat([count, 1]),
+        };
+        let of_samples = simulation.of_samples.as_ref().unwrap();
+        let all = misfit(of_samples(0, 6).unwrap().as_ref(), &again(6));
+        assert_eq!(all[4..], misfit(of_samples(4, 2).unwrap().as_ref(), &again(2))[..]);
+        // At another redshift the truth has another size and does not fit: where the field is smaller, its edge hides that.
+        assert!(all.iter().filter(|&&one| one > 1.4 * truth).count() >= 2, "{truth} {all:?}");
+        assert!(all.iter().zip(&all[1..]).all(|(left, right)| left != right));
     }
 }
