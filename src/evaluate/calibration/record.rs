@@ -113,7 +113,10 @@ pub fn measure(
     };
     let (truth, images) = (flat(&problem.images(&simulation.truth)?)?, flat(&problem.images(draws)?)?);
     let noise = BlockNoise::new(seed, &format!("{object} reference"), 0, 1);
-    let reference = wiener::reference(&simulation.setting, simulation.likelihood.as_ref(), &noise, problem.device())?;
+    // A function of the data: where samples have likelihoods of their own, of the catalogue's redshift and not of the truth's.
+    let likelihood = simulation.likelihood.as_ref();
+    let likelihood = likelihood.common().map_or(likelihood, |common| common.likelihood);
+    let reference = wiener::reference(&simulation.setting, likelihood, &noise, problem.device())?;
     let reference = flat(&reference)?;
     let distance = |from: &Tensor| -> Result<Vec<f64>> {
         let squares = from.f_sub(&reference)?.f_square()?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Double)?;
