@@ -17,7 +17,7 @@ use crate::random::{BlockNoise, Key, Purpose};
 use crate::{Error, Result};
 
 /// Independent chains.
-pub const CHAINS: u32 = 32;
+const CHAINS: u32 = 32;
 /// Transitions that find the step size and forget the start, and those whose states are kept.
 const WARM_UP: u32 = 100;
 const KEPT: u32 = 150;

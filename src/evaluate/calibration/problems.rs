@@ -9,11 +9,12 @@ use super::config::{CalibrationConfig, ProblemConfig};
 use super::counting::Counting;
 use super::exact::Exact;
 use crate::Result;
+use crate::evaluate::statistics;
 use crate::forward::{Latent, Likelihood, NuisancePrior, Stretch};
 use crate::prior::card::{Architecture, Normalisation};
 use crate::prior::{Card, Covariance, Spread};
 use crate::random::BlockNoise;
-use crate::sampler::Sampler;
+use crate::sampler::{Sampler, to_vec};
 
 mod blurred;
 mod galaxy_mixture;
@@ -158,6 +159,21 @@ fn card(name: &str, size: i64, architecture: Architecture) -> Card {
         recipe: String::new(),
         caution: "for tests of samplers".into(),
     }
+}
+
+/// The statistics of one-band galaxies, in the order of `galaxy_statistics`.
+const GALAXY_STATISTICS: [&str; 6] = ["flux", "peak", "r50", "e1", "e2", "outskirts"];
+
+/// Their values for images of flux `[B, 1, n, n]`: one row for each statistic.
+fn galaxy_statistics(flux: &Tensor) -> Result<Vec<Vec<f64>>> {
+    let size = flux.size()[3] as usize;
+    let mut rows = vec![Vec::new(); GALAXY_STATISTICS.len()];
+    for image in to_vec(flux)?.chunks(size * size) {
+        let [flux, _, peak, r50, outskirts, _] = statistics::measure(image, 1, size, 0);
+        let [e1, e2] = statistics::ellipticity(image, size);
+        rows.iter_mut().zip([flux, peak, r50, e1, e2, outskirts]).for_each(|(row, value)| row.push(value));
+    }
+    Ok(rows)
 }
 
 /// Amplitude and sky that are known to be 1 and 0: `bands` sky levels.

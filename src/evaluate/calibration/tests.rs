@@ -234,3 +234,34 @@ sampler = { method = "mmps", steps = 8, mmps_iterations = 3 }
     }
     assert!(report.text().contains("mmps: coverage, and mean z, var z of each statistic"), "{}", report.text());
 }
+
+/// Draws of a reference posterior are galaxies of the problem's own amplitude: they fit their data as truths do.
+#[test]
+fn reference_draws_and_the_default_fit_stretched_data() {
+    let text = r#"
+seed = 5
+draws = 16
+slices = 8
+[[problems]]
+name = "stretched"
+simulations = 8
+[problems.stretched-field]
+size = 8
+radius = 1.0
+signal_to_noise = [50.0]
+[[samplers]]
+sampler = { method = "exact" }
+[[samplers]]
+sampler = { method = "perturb-map" }
+"#;
+    let folder = tempfile::tempdir().unwrap();
+    let report = work(&config(text, folder.path()), 1);
+    for sampler in ["exact", "perturb-map"] {
+        let summary = &find(&report, "stretched", sampler).summary;
+        assert_eq!(summary.failures, 0, "{sampler}");
+        let fit = summary.statistics.iter().find(|row| row.name == super::record::LOG_P).unwrap();
+        // Four standard errors of eight; of another amplitude it was thousands.
+        let mean = fit.mean_z.unwrap().value;
+        assert!(mean.abs() < 4.0 / 8f64.sqrt(), "{sampler}: {mean}");
+    }
+}

@@ -15,8 +15,8 @@ use super::summary::{Statistic, Summary};
 /// Gaussian problems: the sampler's own approximation is exact there, so that only its discretisation is left.
 pub const GAUSSIAN_VARIANCE: f64 = 0.03;
 pub const GAUSSIAN_MEAN: f64 = 0.01;
-/// Mixtures, and curved fluxes: a step's Gaussian is an approximation. 12 % in variance is 6 % in an error bar, less than what the noise level
-/// of a survey image is known to; 5 % of the trace is a fifth of a standard deviation.
+/// Mixtures, and curved fluxes: a step's Gaussian is an approximation. 12 % in variance is 6 % in an error bar, less than
+/// what the noise level of a survey image is known to; 5 % of the trace is a fifth of a standard deviation.
 pub const MIXTURE_VARIANCE: f64 = 0.12;
 pub const MIXTURE_MEAN: f64 = 0.05;
 /// Total variation of the mode weights beyond that of as many exact draws, in the median simulation. Ratios of summed

@@ -13,19 +13,18 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::blurred::{Blurred, blur, transfer};
-use super::{Family, Problem, Setting, Simulation, bare, card};
+use super::{Family, GALAXY_STATISTICS, Problem, Setting, Simulation, bare, card, galaxy_statistics};
 use crate::Result;
 use crate::config::check::Checker;
 use crate::evaluate::calibration::counting::Counting;
 use crate::evaluate::calibration::exact::{Basis, Exact, choose, hartley};
 use crate::evaluate::calibration::probability::normal_cdf;
-use crate::evaluate::statistics;
 use crate::forward::Latent;
 use crate::prior::Covariance;
 use crate::prior::analytic::MixtureDenoiser;
 use crate::prior::card::Architecture;
 use crate::random::{BlockNoise, Key, Purpose};
-use crate::sampler::{Sampler, to_vec};
+use crate::sampler::Sampler;
 
 /// Mean peak of the galaxies: with noise 0.03 to 1 they are seen at a peak S/N of 2 to 70.
 const PEAK: f64 = 2.0;
@@ -234,19 +233,11 @@ impl Problem for GalaxyMixture {
     }
 
     fn statistics(&self) -> Vec<String> {
-        ["flux", "peak", "r50", "e1", "e2", "outskirts"].map(String::from).to_vec()
+        GALAXY_STATISTICS.map(String::from).to_vec()
     }
 
     fn measure(&self, _simulation: &Simulation, draws: &Latent) -> Result<Vec<Vec<f64>>> {
-        let size = self.size as usize;
-        let values = to_vec(&draws.image)?;
-        let mut rows = vec![Vec::new(); 6];
-        for image in values.chunks(size * size) {
-            let [flux, _, peak, r50, outskirts, _] = statistics::measure(image, 1, size, 0);
-            let [e1, e2] = statistics::ellipticity(image, size);
-            rows.iter_mut().zip([flux, peak, r50, e1, e2, outskirts]).for_each(|(row, value)| row.push(value));
-        }
-        Ok(rows)
+        galaxy_statistics(&draws.image)
     }
 }
 

@@ -29,7 +29,7 @@ use crate::sampler::Sampler;
 /// Scale of the power spectrum, cycles per field.
 const K0: f64 = 2.0;
 /// Power on every scale, in units of the mean pixel variance: nothing of the prior is below it.
-pub(super) const FLOOR: f64 = 0.05;
+const FLOOR: f64 = 0.05;
 /// Rounding of the dense algebra in f64, in units of the mean pixel variance.
 const LEAST_VARIANCE: f64 = 1e-14;
 /// Statistics: projections on this many eigenvectors of the posterior, evenly from best to worst measured.
@@ -96,7 +96,7 @@ impl GaussianField {
         let size = config.size;
         let (pixels, double) = (size * size, (Kind::Double, Device::Cpu));
         let power = power_spectrum(size);
-        let covariance = stationary(size, &power)?;
+        let covariance = stationary(size, &Tensor::f_zeros([pixels], double)?, &power)?;
         // C0 in f64, from its definition and not from the f32 parts that the samplers see.
         let rows = hartley(&Tensor::f_eye(pixels, double)?, size)?;
         let c0 = rows.f_tr()?.f_matmul(&Tensor::f_from_slice(&power)?.f_diag(0)?)?.f_matmul(&rows)?;
@@ -157,19 +157,14 @@ pub(super) fn power_spectrum(size: i64) -> Vec<f64> {
     shapes.iter().map(|value| (1.0 - FLOOR) * value / mean + FLOOR).collect()
 }
 
-/// The covariance of the field as principal components (all modes) and the floor.
-fn stationary(size: i64, power: &[f64]) -> Result<Covariance> {
+/// A field about `mean` (`[D]`) with this `power` in each Hartley mode, as principal components (all modes) and the floor.
+pub(super) fn stationary(size: i64, mean: &Tensor, power: &[f64]) -> Result<Covariance> {
     let pixels = size * size;
+    let floor = FLOOR * power.iter().sum::<f64>() / power.len() as f64;
     let rows = hartley(&Tensor::f_eye(pixels, (Kind::Double, Device::Cpu))?, size)?.f_to_kind(Kind::Float)?;
-    let variances: Vec<f32> = power.iter().map(|value| (value - FLOOR) as f32).collect();
-    let options = (Kind::Float, Device::Cpu);
-    Covariance::new(
-        [1, size, size],
-        Tensor::f_zeros([pixels], options)?,
-        rows,
-        Tensor::f_from_slice(&variances)?,
-        Tensor::f_full([pixels], FLOOR, options)?,
-    )
+    let variances: Vec<f32> = power.iter().map(|value| (value - floor) as f32).collect();
+    let diagonal = Tensor::f_full([pixels], floor, (Kind::Float, Device::Cpu))?;
+    Covariance::new([1, size, size], mean.f_to_kind(Kind::Float)?, rows, Tensor::f_from_slice(&variances)?, diagonal)
 }
 
 impl Problem for GaussianField {

@@ -8,21 +8,20 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::gaussian_field::{FLOOR, power_spectrum};
-use super::{Family, Problem, Setting, Simulation, card};
+use super::gaussian_field::{power_spectrum, stationary};
+use super::{Family, GALAXY_STATISTICS, Problem, Setting, Simulation, card, galaxy_statistics};
 use crate::config::check::Checker;
 use crate::evaluate::calibration::counting::Counting;
 use crate::evaluate::calibration::exact::{Basis, Exact, hartley};
 use crate::evaluate::calibration::hamiltonian::Target;
-use crate::evaluate::statistics;
 use crate::forward::{
     Field, GalaxyLikelihood, GalaxyLikelihoodInput, Latent, Likelihood, NuisancePrior, Psf, SkyNoise, Stretch,
 };
+use crate::prior::Card;
 use crate::prior::analytic::GaussianDenoiser;
 use crate::prior::card::Architecture;
-use crate::prior::{Card, Covariance};
 use crate::random::{BlockNoise, Purpose};
-use crate::sampler::{Sampler, to_vec};
+use crate::sampler::Sampler;
 use crate::{Error, Result};
 
 /// Pitch of the detector and FWHM of the PSF, arcsec.
@@ -107,7 +106,7 @@ impl StretchedField {
         let stretch = Stretch::Asinh { scale: config.scale };
         let mean = stretch.forward(&disc(size, config.radius)?)?;
         let power: Vec<f64> = power_spectrum(size).iter().map(|value| value * config.scatter.powi(2)).collect();
-        let covariance = covariance(size, &mean, &power, FLOOR * config.scatter.powi(2))?;
+        let covariance = stationary(size, &mean, &power)?;
         let eye = Tensor::f_eye(pixels, (Kind::Double, Device::Cpu))?.f_view([pixels, 1, size, size])?;
         let operator = likelihood(size, stretch, 1.0, None, Kind::Double)?;
         let matrix = operator.operator().apply(&eye)?.f_view([pixels, -1])?.f_tr()?.f_mul_scalar(AMPLITUDE)?;
@@ -173,15 +172,6 @@ fn disc(size: i64, radius: f64) -> Result<Tensor> {
     let values: Vec<f64> = (0..size * size).map(flux).collect();
     let total: f64 = values.iter().sum();
     Ok(Tensor::f_from_slice(&values)?.f_div_scalar(total)?)
-}
-
-/// All Fourier modes with what their `power` is above `floor`, and the floor.
-fn covariance(size: i64, mean: &Tensor, power: &[f64], floor: f64) -> Result<Covariance> {
-    let pixels = size * size;
-    let rows = hartley(&Tensor::f_eye(pixels, (Kind::Double, Device::Cpu))?, size)?.f_to_kind(Kind::Float)?;
-    let variances: Vec<f32> = power.iter().map(|value| (value - floor) as f32).collect();
-    let diagonal = Tensor::f_full([pixels], floor, (Kind::Float, Device::Cpu))?;
-    Covariance::new([1, size, size], mean.f_to_kind(Kind::Float)?, rows, Tensor::f_from_slice(&variances)?, diagonal)
 }
 
 /// The survey's likelihood of `data` (zeros when not given), with noise `sd`.
@@ -250,19 +240,11 @@ impl Problem for StretchedField {
     }
 
     fn statistics(&self) -> Vec<String> {
-        ["flux", "peak", "r50", "e1", "e2", "outskirts"].map(String::from).to_vec()
+        GALAXY_STATISTICS.map(String::from).to_vec()
     }
 
     fn measure(&self, _simulation: &Simulation, draws: &Latent) -> Result<Vec<Vec<f64>>> {
-        let size = self.size as usize;
-        let values = to_vec(&self.stretch.inverse(&draws.image)?)?;
-        let mut rows = vec![Vec::new(); 6];
-        for image in values.chunks(size * size) {
-            let [flux, _, peak, r50, outskirts, _] = statistics::measure(image, 1, size, 0);
-            let [e1, e2] = statistics::ellipticity(image, size);
-            rows.iter_mut().zip([flux, peak, r50, e1, e2, outskirts]).for_each(|(row, value)| row.push(value));
-        }
-        Ok(rows)
+        galaxy_statistics(&self.stretch.inverse(&draws.image)?)
     }
 }
 
