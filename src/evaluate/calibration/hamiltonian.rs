@@ -31,6 +31,8 @@ const LARGEST_R_HAT: f64 = 1.05;
 /// Damped Gauss-Newton steps towards the mode, and the step (in posterior deviations) that ends them.
 const NEWTON_STEPS: usize = 200;
 const NEWTON_ENDS: f64 = 1e-3;
+/// What helps where there is no reference.
+const TRY: &str = "try a lower signal_to_noise, a smaller scatter or a larger scale";
 
 /// The density, in the coordinates z.
 pub struct Target {
@@ -93,7 +95,7 @@ impl Target {
     }
 
     /// The mode, `[1, D]`, by damped Gauss-Newton steps from the prior's mean.
-    fn mode(&self) -> Result<Tensor> {
+    fn mode(&self, object: &str) -> Result<Tensor> {
         let number = |tensor: &Tensor| -> Result<f64> { Ok(tensor.f_double_value(&[0])?) };
         let mut z = Tensor::f_zeros([1, self.root.size()[0]], (Kind::Double, Device::Cpu))?;
         let (mut energy, mut gradient) = self.energy(&z)?;
@@ -115,13 +117,13 @@ impl Target {
                 return Ok(z);
             }
         }
-        Err(Error::internal("the mode of a reference posterior was not found"))
+        Err(Error::object(object, format!("the mode of its reference posterior was not found: {TRY}")))
     }
 
-    /// Samples. `object` keys the random numbers. An error where the chains do not agree.
+    /// Samples. `object` keys the random numbers and names the errors: no mode, or chains that do not agree.
     pub fn sample(&self, seed: u64, object: &str) -> Result<Chains> {
         let dimension = self.root.size()[0];
-        let mode = self.mode()?;
+        let mode = self.mode(object)?;
         let (values, vectors) = self.hessian(&mode)?.f_linalg_eigh("L")?;
         // z = mode + eta W^T: the Hessian in eta is the identity.
         let scale = vectors.f_mul(&values.f_rsqrt()?)?;
@@ -130,7 +132,8 @@ impl Target {
             let (energy, gradient) = self.energy(&z)?;
             Ok((energy, gradient.f_matmul(&scale)?))
         };
-        let noise = BlockNoise::new(seed, object, 0, CHAINS);
+        let keyed = format!("{object} chains");
+        let noise = BlockNoise::new(seed, &keyed, 0, CHAINS);
         let normal = |step: u32| -> Result<Tensor> {
             Ok(noise.normal(Purpose::Evaluation, step, &[dimension], Device::Cpu)?.f_to_kind(Kind::Double)?)
         };
@@ -143,7 +146,7 @@ impl Target {
         let (mut step, mut accepted) = (FIRST_STEP, 0.0);
         let mut states = Vec::with_capacity(KEPT as usize);
         for transition in 0..WARM_UP + KEPT {
-            let uniform = Key::new(seed, object, 0, Purpose::Renoise, transition).uniform(1 + CHAINS as usize);
+            let uniform = Key::new(seed, &keyed, 0, Purpose::Renoise, transition).uniform(1 + CHAINS as usize);
             let leaps = (LEAPS[0] + uniform[0] * (LEAPS[1] - LEAPS[0])) as u32;
             let start = normal(1 + transition)?;
             let before = energy.f_add(&kinetic(&start)?)?;
@@ -175,7 +178,8 @@ impl Target {
         let states = Tensor::f_stack(&states, 0)?;
         let r_hat = largest_r_hat(&states)?;
         if r_hat.is_nan() || r_hat > LARGEST_R_HAT {
-            return Err(Error::internal(format!("chains of a reference posterior do not agree: R-hat {r_hat:.3}")));
+            let what = format!("the chains of its reference posterior do not agree (R-hat {r_hat:.3}): {TRY}");
+            return Err(Error::object(object, what));
         }
         // The posterior covariance at the mode is R V diag(1 / values) V^T R^T, in images.
         let roots = hartley(&scale.f_tr()?.f_mul(&self.root)?, self.size)?;
@@ -265,7 +269,7 @@ mod tests {
         assert!(largest((mean - &expected) / variance.sqrt()) < 0.155);
         assert!(largest(found / &variance - 1.0) < 0.22);
         // The posterior is curved: its mode is not its mean.
-        let away = target.image(&target.mode().unwrap()).unwrap().view([16]) - &expected;
+        let away = target.image(&target.mode("curved").unwrap()).unwrap().view([16]) - &expected;
         assert!(largest(away / variance.sqrt()) > 0.1);
     }
 

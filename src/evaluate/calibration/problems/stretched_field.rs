@@ -146,8 +146,7 @@ impl StretchedField {
             matrix: self.matrix.shallow_clone(),
             data: data.f_to_kind(Kind::Double)?.f_div_scalar(self.sd)?.f_view([-1])?,
         };
-        let named = |error: Error| Error::object(object, error.to_string());
-        let chains = target.condensed()?.sample(self.seed, &format!("{object} chains")).map_err(named)?;
+        let chains = target.condensed()?.sample(self.seed, object)?;
         tracing::debug!(object, chains.r_hat, chains.acceptance, "reference posterior");
         let flat = chains.states.f_view([-1, self.size * self.size])?;
         let rows = hartley(&chains.basis, self.size)?.f_mul(&self.root)?;
