@@ -15,7 +15,6 @@ use crate::posterior::{Moments, morphology};
 use crate::prior::card::Architecture;
 use crate::prior::file::{DrawMoments, with_flux_moments};
 use crate::prior::{Prior, Spread};
-use crate::sampler::build::T_MIN;
 use crate::sampler::to_vec;
 use crate::{Error, Result, cli};
 
@@ -24,6 +23,9 @@ const CHUNK: u32 = 64;
 
 /// Draws that the table of the network's uncertainty is measured on.
 const SPREAD_DRAWS: u32 = 512;
+
+/// Its lowest noise level, unless the network knows none as small. Below it the table is used as it is there.
+const SPREAD_T_MIN: f64 = 0.02;
 
 /// A draw whose flux is this many times that of the median one is none of a galaxy: the moments would be its own.
 const RUNAWAY: f64 = 1e4;
@@ -89,7 +91,7 @@ pub fn run(args: Args) -> Result<i32> {
     if !args.quantities_only {
         // First how uncertain the network is: draws depend on it (a little), and must be those of the file that is written.
         prior.spread = None;
-        let range = [T_MIN.max(prior.card.sigma_min), prior.card.sigma_max];
+        let range = [SPREAD_T_MIN.max(prior.card.sigma_min), prior.card.sigma_max];
         let some = Drawer::new(&prior, args.seed, args.steps)?.draws(0, args.count.min(SPREAD_DRAWS))?;
         let spread = Spread::measure(prior.denoiser.as_ref(), &prior.covariance, &some, range, args.seed, BLOCK)?;
         prior.spread = Some(spread);

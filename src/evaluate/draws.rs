@@ -16,7 +16,6 @@ use crate::io::{bytes, digest, publish};
 use crate::prior::store::{Store, to_bytes};
 use crate::prior::{Covariance, Prior, ancestral};
 use crate::random::BlockNoise;
-use crate::sampler::build::T_MIN;
 use crate::sampler::{self, Sampler, to_vec};
 use crate::{Error, Result};
 
@@ -61,6 +60,8 @@ impl<'a> Drawer<'a> {
 /// Largest noise level that draws of a network start from where its own covariance is not known yet, stretched units; the
 /// images of such networks lie between -1 and 1 (the choice of Karras et al. 2022 for them).
 const START: f64 = 80.0;
+/// Where they end, or where the network does.
+const END: f64 = 0.02;
 /// Components of a covariance that is measured on draws, and the least variance of a pixel beside them: as in training.
 const RANK: i64 = 64;
 const FLOOR: f64 = 1e-4;
@@ -68,7 +69,7 @@ const FLOOR: f64 = 1e-4;
 /// The Gaussian part of a prior whose network does not need it, measured on `count` draws of the network by its
 /// probability flow with `steps` noise levels.
 pub fn measured_covariance(prior: &Prior, seed: u64, steps: u32, count: u32) -> Result<Covariance> {
-    let range = [START.min(prior.card.sigma_max), T_MIN.max(prior.card.sigma_min)];
+    let range = [START.min(prior.card.sigma_max), END.max(prior.card.sigma_min)];
     let mut parts = Vec::new();
     for first in (0..count).step_by(BLOCK as usize) {
         let noise = BlockNoise::new(seed, "draws for the covariance", first, BLOCK.min(count - first));

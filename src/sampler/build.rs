@@ -12,8 +12,12 @@ use crate::{Error, Result};
 
 /// t_max in units of the standard deviation of the prior's strongest mode, unless the config says otherwise.
 const T_MAX_FACTOR: f64 = 3.0;
-/// t_min in the prior's stretched space, unless the config says otherwise.
-pub const T_MIN: f64 = 0.02;
+/// t_min in the prior's stretched space, unless the config says otherwise. The last step goes from here to the most likely
+/// galaxy, not to a draw, so t_min must be well below the smallest standard deviation of a posterior: with 0.02 draws at S/N 500
+/// fitted their data better than the truths, ln p(y|x) by 0.4 of its deviations, and ellipticities lay 20 % too close.
+const T_MIN: f64 = 0.005;
+/// rho where `split-gibbs` holds it, unless the config says otherwise. With less, draws would lag behind.
+const RHO_HELD: f64 = 0.02;
 
 /// rho of the first round of `split-gibbs` where the stretch is exponential, unless the config says otherwise.
 const RHO_MAX_ASINH: f64 = 1.0;
@@ -94,7 +98,7 @@ fn gibbs_settings(config: &SamplerConfig, card: &Card, levels: Settings) -> Resu
         reverse_steps: config.gibbs_reverse_steps.unwrap_or(split_gibbs::REVERSE_STEPS),
         t_max: levels.t_max,
         rho_max,
-        rho: config.gibbs_rho.unwrap_or(levels.t_min.min(rho_max)),
+        rho: config.gibbs_rho.unwrap_or(RHO_HELD.max(levels.t_min).min(rho_max)),
         held: config.gibbs_held.unwrap_or(split_gibbs::HELD),
         // The coupling ends where other methods do, and the reverse diffusion goes on from there.
         t_min: config.t_min.unwrap_or(card.sigma_min),

@@ -33,16 +33,13 @@ use super::guidance::with_prior_nuisance;
 use super::inflation::{self, inflation};
 use super::local_inflation::local_inflation;
 use super::preconditioner::Preconditioner;
-use super::tangent::{tangent_error, within_reach};
+use super::tangent::{good_below, tangent_error, within_reach};
 use super::{Problem, Sampler, State, chain};
 use crate::Result;
 use crate::forward::{Latent, Likelihood, Linearized};
 use crate::prior::local::Local;
 use crate::prior::{Covariance, Level, Spread};
 use crate::random::Purpose;
-
-/// Noise level below which a tangent is good enough, and is not taken anew: half its square is 2 % in flux.
-const TANGENT_GOOD: f64 = 0.2;
 
 /// The table's standard deviations times this are those of C. The table is a mean over galaxies; with 1, draws of simulated
 /// galaxies fitted their data a little worse than the truths do: ln p(y|x) by 0.3, 1.3 and 1.0 of its posterior standard
@@ -133,8 +130,8 @@ impl PerturbMap {
         }
         // The covariance of the noise stays the one that the data were perturbed with.
         let noise = linear.clone();
-        // Where the tangent is better than the data, another one changes nothing.
-        let again = if level.t() > TANGENT_GOOD { self.settings.relinearizations } else { 0 };
+        let good = level.t() < good_below(linear.as_ref())?;
+        let again = if good { 0 } else { self.settings.relinearizations };
         let mut wider = false;
         let mut round = 0;
         loop {
