@@ -58,6 +58,8 @@ pub enum Purpose {
     PerturbConstraint = 19,
     /// The sampler's starting point: its PCA part.
     StartPca = 20,
+    /// Draws that are taken anew by their weights.
+    Resample = 21,
 }
 
 /// Names one stream of random numbers.

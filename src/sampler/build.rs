@@ -2,7 +2,7 @@
 
 use super::conjugate_gradient::Stop;
 use super::perturb_map::{PerturbMap, Settings};
-use super::{Daps, DiffPir, Dps, DpsPaper, Mmps, PerturbMapGradient, Pigdm, Sampler, SplitGibbs};
+use super::{Daps, DiffPir, Dps, DpsPaper, Mmps, PerturbMapGradient, PerturbMapSmc, Pigdm, Sampler, SplitGibbs};
 use super::{daps, diffpir, mmps, split_gibbs};
 use crate::config::SamplerConfig;
 use crate::forward::Stretch;
@@ -23,8 +23,18 @@ const RHO_HELD: f64 = 0.02;
 const RHO_MAX_ASINH: f64 = 1.0;
 
 /// The methods that `sampler.method` can name.
-pub const METHODS: [&str; 9] =
-    ["perturb-map", "perturb-map-gradient", "dps", "dps-paper", "pigdm", "mmps", "diffpir", "daps", "split-gibbs"];
+pub const METHODS: [&str; 10] = [
+    "perturb-map",
+    "perturb-map-gradient",
+    "perturb-map-smc",
+    "dps",
+    "dps-paper",
+    "pigdm",
+    "mmps",
+    "diffpir",
+    "daps",
+    "split-gibbs",
+];
 
 /// The sampler that the config asks for, prepared for `prior` on its device.
 pub fn build(config: &SamplerConfig, prior: &Prior) -> Result<Box<dyn Sampler>> {
@@ -44,6 +54,7 @@ pub fn build_for(
     match config.method.as_str() {
         "perturb-map" => Ok(Box::new(PerturbMap::new(covariance, spread, levels)?)),
         "perturb-map-gradient" => Ok(Box::new(PerturbMapGradient::new(PerturbMap::new(covariance, spread, levels)?))),
+        "perturb-map-smc" => Ok(Box::new(PerturbMapSmc::new(PerturbMap::new(covariance, spread, levels)?))),
         "dps" => Ok(Box::new(Dps::new(config.steps, levels.t_max, levels.t_min, config.guidance)?)),
         "dps-paper" => {
             // The published prior's images lie between -1 and 1; those of other priors have no bounds.

@@ -44,6 +44,12 @@ pub fn any(factor: &Tensor) -> Result<bool> {
     Ok(factor.f_max()?.f_to_kind(Kind::Double)?.f_double_value(&[])? > 1.0)
 }
 
+/// Whether most samples are to be widened.
+pub fn most(factor: &Tensor) -> Result<bool> {
+    let wide = factor.f_gt(1.0)?.f_to_kind(Kind::Double)?.f_mean(Kind::Double)?;
+    Ok(wide.f_double_value(&[])? > 0.5)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

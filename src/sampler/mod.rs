@@ -24,6 +24,7 @@ mod local_inflation;
 pub mod mmps;
 pub mod perturb_map;
 pub mod perturb_map_gradient;
+mod perturb_map_smc;
 pub mod pigdm;
 mod preconditioner;
 pub mod split_gibbs;
@@ -39,6 +40,7 @@ pub use dps_paper::DpsPaper;
 pub use mmps::Mmps;
 pub use perturb_map::PerturbMap;
 pub use perturb_map_gradient::PerturbMapGradient;
+pub use perturb_map_smc::PerturbMapSmc;
 pub use pigdm::Pigdm;
 pub use split_gibbs::SplitGibbs;
 
@@ -74,6 +76,10 @@ pub trait Sampler: Send {
     fn start(&self, problem: &Problem) -> Result<State>;
     /// One step.
     fn step(&self, problem: &Problem, state: &mut State) -> Result<()>;
+    /// How many draws those of a block are worth, at the end of its steps, where the method weighs them; `None` where all count.
+    fn effective_draws(&self, _state: &State) -> Result<Option<f64>> {
+        Ok(None)
+    }
     /// The draws, once all steps are done.
     fn finish(&self, problem: &Problem, state: State) -> Result<Latent>;
 }

@@ -72,6 +72,8 @@ pub struct PerturbMap {
     grid: Vec<f64>,
     levels: Vec<Level>,
     spread: Option<Spread>,
+    /// C is widened where most samples of a block ask for it, and not for some of them alone.
+    widen_all_or_none: bool,
 }
 
 impl PerturbMap {
@@ -80,7 +82,13 @@ impl PerturbMap {
     pub fn new(covariance: Covariance, spread: Option<Spread>, settings: Settings) -> Result<Self> {
         let grid = chain::levels("perturb-map", settings.t_max, settings.t_min, settings.steps)?;
         let levels = grid.iter().filter(|t| **t > 0.0).map(|t| covariance.level(*t)).collect::<Result<Vec<_>>>()?;
-        Ok(PerturbMap { settings, covariance, grid, levels, spread })
+        Ok(PerturbMap { settings, covariance, grid, levels, spread, widen_all_or_none: false })
+    }
+
+    /// The same, with a C that is widened for most samples of a block or for none: where samples are weighed, one that is off alone
+    /// loses its weight.
+    pub(super) fn widening_all_or_none(self) -> Self {
+        PerturbMap { widen_all_or_none: true, ..self }
     }
 
     /// The level of a step and the one after it.
@@ -95,12 +103,23 @@ impl PerturbMap {
         self.levels[step as usize].scaled_by(self.spread.as_ref().map(wide).transpose()?)
     }
 
+    /// The prior's mean, `[1, C, n, n]`.
+    pub(super) fn mean(&self) -> Result<Tensor> {
+        let [channels, height, width] = self.covariance.shape;
+        Ok(self.covariance.mean.f_view([1, channels, height, width])?)
+    }
+
+    /// How well a solution is solved for.
+    pub(super) fn stop(&self) -> Stop {
+        self.settings.stop
+    }
+
     /// How well a solution is solved for that only says where to go on from.
     pub(super) fn rough(&self) -> Stop {
         self.settings.stop.loosened(ROUGH)
     }
 
-    /// A draw of x0 (and of amplitude and sky) given x_t and the data, or, in the last step, its mean.
+    /// A draw of x0 (and of amplitude and sky) given x_t and the data, or, in the last step, its mean; and whether C was widened.
     fn conditional(
         &self,
         problem: &Problem,
@@ -109,7 +128,7 @@ impl PerturbMap {
         before: &Latent,
         denoised: Tensor,
         mut level: Local,
-    ) -> Result<Latent> {
+    ) -> Result<(Latent, bool)> {
         let nuisance = likelihood.nuisance();
         // Linearise at the denoised image with the amplitude and sky of the step before.
         let mut point = Latent {
@@ -150,6 +169,9 @@ impl PerturbMap {
             if let (0, false, Some((shift, _))) = (round, wider, &mut perturbed) {
                 let own = centre.image.f_sub(&prior.centre(&estimate, &point.image, None)?.image)?;
                 let mut factor = inflation(&pull.image, &change.image, &own, preconditioner.directions()?)?;
+                if self.widen_all_or_none && !inflation::most(&factor)? {
+                    factor = factor.f_ones_like()?;
+                }
                 if let Some(local) = local_inflation(linear.as_ref(), &weights, &own, &level)? {
                     factor = factor.f_maximum(&local)?;
                 }
@@ -164,14 +186,14 @@ impl PerturbMap {
             }
             point = within_reach(centre.plus(&change)?, &point, likelihood.reach())?;
             if round == again {
-                return Ok(point);
+                return Ok((point, wider));
             }
             linear = likelihood.linearize_within(&point, error)?.into();
             round += 1;
         }
     }
 
-    /// The rest of a step, from what the network says to the next noise level.
+    /// The rest of a step, from what the network says to the next noise level. Returns whether C was widened.
     pub(super) fn renoise(
         &self,
         problem: &Problem,
@@ -179,13 +201,13 @@ impl PerturbMap {
         before: &Latent,
         denoised: Tensor,
         level: Local,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let [t, b] = self.pair(state.step)?;
         let last = b == 0.0;
-        let mut drawn = match problem.likelihood {
+        let (mut drawn, widened) = match problem.likelihood {
             Some(likelihood) => self.conditional(problem, likelihood, state.step, before, denoised, level)?,
-            None if last => with_prior_nuisance(problem, denoised)?,
-            None => with_prior_nuisance(problem, denoised.f_add(&level.draw(&problem.noise, state.step)?)?)?,
+            None if last => (with_prior_nuisance(problem, denoised)?, false),
+            None => (with_prior_nuisance(problem, denoised.f_add(&level.draw(&problem.noise, state.step)?)?)?, false),
         };
         if let (true, Some(likelihood)) = (last, problem.likelihood) {
             // Amplitude and sky were only maximised over above: draw them given the final image.
@@ -193,7 +215,7 @@ impl PerturbMap {
         }
         drawn.image = chain::ancestral(problem, state.step, &before.image, &drawn.image, [t, b])?;
         chain::advance(state, drawn);
-        Ok(())
+        Ok(widened)
     }
 }
 
@@ -215,7 +237,8 @@ impl Sampler for PerturbMap {
         let before = chain::latent(state)?;
         let denoised = problem.denoiser.denoise(&before.image, t)?;
         let level = self.level(state.step, &denoised)?;
-        self.renoise(problem, state, &before, denoised, level)
+        self.renoise(problem, state, &before, denoised, level)?;
+        Ok(())
     }
 
     fn finish(&self, _problem: &Problem, state: State) -> Result<Latent> {

@@ -91,7 +91,8 @@ impl Sampler for PerturbMapGradient {
         let direction = self.direction(problem, likelihood, &before, &denoised, &level)?;
         let exact = pull_back(&estimate, &x, &direction)?.f_mul_scalar(t * t)?;
         let level = level.corrected(&direction, &exact)?;
-        self.default.renoise(problem, state, &before, denoised, level)
+        self.default.renoise(problem, state, &before, denoised, level)?;
+        Ok(())
     }
 
     fn finish(&self, problem: &Problem, state: State) -> Result<Latent> {

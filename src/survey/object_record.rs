@@ -59,6 +59,9 @@ pub fn column<'a>(node: &'a Node, name: &str) -> &'a [f32] {
     node.samples.iter().find(|(key, _)| key == name).map_or(&[], |(_, values)| values)
 }
 
+/// What each draw is worth, between blocks and record, and in the record their sum.
+pub const EFFECTIVE_DRAWS: &str = "effective_draws";
+
 /// Standard deviation of the sky noise in a pixel, nJy.
 pub fn noise_sd(band: &Band) -> f64 {
     let usable = || band.variance.iter().zip(&band.usable).filter(|(_, on)| **on).map(|(value, _)| f64::from(*value));
@@ -88,6 +91,10 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
     }
     let flux = moments(node, "flux")?;
     put("sample_count", flux.count as f64);
+    let worth = column(node, EFFECTIVE_DRAWS);
+    if !worth.is_empty() {
+        put(EFFECTIVE_DRAWS, worth.iter().map(|worth| f64::from(*worth)).sum());
+    }
     put("pixel_scale", field.prior_pitch);
     put("observation_pixel_scale", field.detector_pitch);
     put("observation_shape_0", my as f64);
@@ -217,7 +224,7 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
         flags,
         scalars,
         arrays,
-        samples: node.samples.clone(),
+        samples: node.samples.iter().filter(|(name, _)| name != EFFECTIVE_DRAWS).cloned().collect(),
     })
 }
 

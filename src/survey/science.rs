@@ -234,11 +234,12 @@ impl OpenObject for OpenGalaxy<'_> {
 
     fn finish_block(&self, block: u32, state: State) -> Result<Node> {
         let own = self.own(block)?;
+        let effective = self.engine.sampler.effective_draws(&state)?;
         let latent = self.engine.sampler.finish(&self.problem(block, &own), state)?;
         let range = self.range(block);
         let kept = (self.engine.config.posterior.keep_draws as usize).saturating_sub(range.start).min(range.len());
         let pitch = self.geometry.field.prior_pitch;
-        reduce(&Draws {
+        let mut node = reduce(&Draws {
             latent: &latent,
             likelihood: own.as_ref().map_or(&self.likelihood, |own| own.own()),
             redshifts: self
@@ -250,7 +251,13 @@ impl OpenObject for OpenGalaxy<'_> {
             reference: self.engine.reference(),
             kept,
             lost: self.engine.config.flags.lost_draws,
-        })
+        })?;
+        if let (Some(effective), Some((_, column))) = (effective, node.samples.first()) {
+            // Each draw of the block is worth the same.
+            let worth = effective as f32 / self.samples(block) as f32;
+            node.samples.push((object_record::EFFECTIVE_DRAWS.into(), vec![worth; column.len()]));
+        }
+        Ok(node)
     }
 
     fn finish(&self, node: Node) -> Result<ObjectRecord> {
