@@ -18,36 +18,36 @@ const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safeten
 
 /// What was recorded: with which prior, which arithmetic, and the numbers of the summary catalogue.
 const RECORDED_PRIOR: &str = "9b26a1bc8b8233853f30337eddd603c34814ebf0a752703fd0673d8e7dea5375";
-const RECORDED_ARITHMETIC: u32 = 6;
+const RECORDED_ARITHMETIC: u32 = 7;
 const RECORDED: [(&str, f64); 23] = [
-    ("kron_flux_r", 16590.05),
-    ("aperture_flux_i", 21389.79),
-    ("matched_flux_g", 9706.062),
-    ("amplitude", 17657.32),
-    ("sky_r", 0.6990758),
-    ("sky_sd_i", 0.3780077),
-    ("reduced_chi2", 0.949739),
-    ("reduced_chi2_draws", 0.9530503),
-    ("predictive_p", 0.7067745),
-    ("variance_ratio_paper", 0.1968563),
-    ("variance_ratio_linear_r", 0.2473273),
-    ("prior_tail", 0.03522505),
-    ("flux_g_mean", 10481.97),
-    ("flux_r_mean", 17657.32),
-    ("flux_3kpc_r_mean", 11085.78),
-    ("colour_r_i_mean", 0.2770387),
-    ("r20_mean", 0.7614169),
-    ("r50_mean", 1.891038),
-    ("r80_p84", 4.210601),
-    ("concentration_mean", 3.687502),
-    ("asymmetry_mean", 0.4447064),
-    ("e1_mean", 0.1228821),
-    ("e2_mean", -0.1266527),
+    ("kron_flux_r", 16590.052585432306),
+    ("aperture_flux_i", 21400.953453063965),
+    ("matched_flux_g", 9719.756175488234),
+    ("amplitude", 17914.5693359375),
+    ("sky_r", 0.6345804780721664),
+    ("sky_sd_i", 0.39324441614196975),
+    ("reduced_chi2", 0.9508940286600147),
+    ("reduced_chi2_draws", 0.9541516453027725),
+    ("predictive_p", 0.6752684629261708),
+    ("variance_ratio_paper", 0.2135942195159647),
+    ("variance_ratio_linear_r", 0.2404892525044845),
+    ("prior_tail", 0.03718199608610567),
+    ("flux_g_mean", 10710.733642578125),
+    ("flux_r_mean", 17914.5693359375),
+    ("flux_3kpc_r_mean", 11172.24462890625),
+    ("colour_r_i_mean", 0.2703183852136135),
+    ("r20_mean", 0.7692805975675583),
+    ("r50_mean", 1.9152774810791016),
+    ("r80_p84", 4.2654650688171385),
+    ("concentration_mean", 3.674338161945343),
+    ("asymmetry_mean", 0.43498069792985916),
+    ("e1_mean", 0.12449474120512605),
+    ("e2_mean", -0.12734573101624846),
 ];
 /// The content of the product, by machine. Bits are promised for one machine and its libraries only; on others the numbers are compared.
 const BITS: [(&str, &str); 1] = [(
     "Intel(R) Xeon(R) Processor 6 207 2; libtorch 2.13.0; cpu AVX512; threads 1; DNNL_MAX_CPU_ISA default; MKL_CBWR default",
-    "a0b21423b8d73044e94402b1548ff57a965c24e69628632a08bb8a881438c0a2",
+    "fe0b414db9a789bfe026150b3a6f0304dbc15edea6c1020bb0e39178b20cbf00",
 )];
 
 /// Rounding in another order moves the numbers by up to 5e-5 of their size (measured with ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41
