@@ -108,7 +108,7 @@ fn semantic_errors_name_file_line_and_key() {
         "method = \"perturb-map\"",
         "method = \"magic\"",
         "sampler.method",
-        "perturb-map, perturb-map-gradient, dps, dps-paper",
+        "perturb-map, perturb-map-gradient, perturb-map-smc, dps, dps-paper",
     );
     expect("method = \"perturb-map\"", "method = \"magic\"", "sampler.method", "mmps, diffpir, daps, split-gibbs");
     expect("steps = 32", "steps = 1", "sampler.steps", "at least 2");
