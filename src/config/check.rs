@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::{Config, SamplerConfig};
 use crate::observe::pattern;
 use crate::sampler::build::METHODS;
+use crate::sampler::perturb_map_smc::ONE_REDSHIFT;
 use crate::sampler::{daps, split_gibbs};
 use crate::{Error, Result};
 
@@ -126,6 +127,8 @@ impl<'a> Checker<'a> {
         let known = METHODS.contains(&sampler.method.as_str());
         let why = format!("unknown method `{}`, expected one of {}", sampler.method, METHODS.join(", "));
         self.need(known, "sampler.method", why)?;
+        let bears = sampler.method != "perturb-map-smc" || !config.photo_z.propagated();
+        self.need(bears, "sampler.method", ONE_REDSHIFT)?;
         self.need(sampler.steps >= 2, "sampler.steps", format!("expected at least 2, found {}", sampler.steps))?;
         self.positive_if(sampler.t_max, "sampler.t_max")?;
         self.positive_if(sampler.t_min, "sampler.t_min")?;

@@ -167,7 +167,12 @@ pub const DATASETS: &[Dataset] = &[
     scalar("redshift", NONE, "", "redshift in the catalogue; it fixes the scale of the product images"),
     scalar("redshift_error", NONE, "", "standard deviation of the redshift, if the catalogue has one"),
     scalar("sample_count", NONE, "", "posterior samples that went into the moments"),
-    scalar("effective_draws", NONE, "", "what the samples are worth, where the method weighs them (`perturb-map-smc`)"),
+    scalar(
+        "effective_draws",
+        NONE,
+        "",
+        "how many independent ones the samples are worth at least, where `sampler.method` is `perturb-map-smc`",
+    ),
     scalar("pixel_scale", NONE, "arcsec", "pitch of the product images"),
     scalar("observation_pixel_scale", NONE, "arcsec", "pitch of the observation"),
     scalar("observation_shape", PAIR, "pixel", "rows and columns of the observation before padding"),

@@ -24,7 +24,7 @@ mod local_inflation;
 pub mod mmps;
 pub mod perturb_map;
 pub mod perturb_map_gradient;
-mod perturb_map_smc;
+pub mod perturb_map_smc;
 pub mod pigdm;
 mod preconditioner;
 pub mod split_gibbs;

@@ -31,14 +31,18 @@ use super::perturb_map::PerturbMap;
 use super::preconditioner::Preconditioner;
 use super::tangent::tangent_error;
 use super::{Problem, Sampler, State, chain};
-use crate::Result;
 use crate::forward::{Latent, Likelihood, Linearized};
 use crate::prior::local::Local;
 use crate::random::Purpose;
+use crate::{Error, Result};
 
 /// Draws are taken anew when their weights are worth less than this part of them; those of the last step have no weights.
 const UNEVEN: f64 = 0.7;
 const UNEVEN_AT_LAST: f64 = 0.98;
+
+/// What stands in the way of other redshifts: draws change places.
+pub const ONE_REDSHIFT: &str = "method `perturb-map-smc` takes draws anew in the place of others, which must then have the same \
+     redshift: it samples at exact redshifts only (photo_z.mode = \"point\"); any other method samples at a redshift for each draw";
 
 /// Names of what a state has beside the chain's own. Logarithms of the weights, `[B]`.
 const WEIGHTS: &str = "ln_weight";
@@ -133,6 +137,9 @@ impl Sampler for PerturbMapSmc {
 
     fn step(&self, problem: &Problem, state: &mut State) -> Result<()> {
         let Some(likelihood) = problem.likelihood else { return self.default.step(problem, state) };
+        if likelihood.common().is_some() {
+            return Err(Error::usage(ONE_REDSHIFT));
+        }
         let step = state.step;
         let [t, b] = self.default.pair(step)?;
         let mut before = chain::latent(state)?;

@@ -1,5 +1,6 @@
 //! Problems whose answer is known, and what every sampler must do on them: independent standard normal pixels seen through
-//! a gain (`UnitGaussian`, `ToyLikelihood`), and a Gaussian prior with a linear model, amplitude and sky (`GaussianToy`).
+//! a gain (`UnitGaussian`, `ToyLikelihood`), a Gaussian prior with a linear model, amplitude and sky (`GaussianToy`), and a
+//! prior of two images (`TwoModes`).
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,7 +8,7 @@ use super::{Problem, Sampler, State, run};
 use crate::Result;
 use crate::forward::linear::LinearLikelihood;
 use crate::forward::{Latent, Likelihood, Linearized, NuisancePrior};
-use crate::prior::analytic::GaussianDenoiser;
+use crate::prior::analytic::{GaussianDenoiser, MixtureDenoiser};
 use crate::prior::{Covariance, Denoiser};
 use crate::random::{BlockNoise, Key, Purpose};
 
@@ -260,6 +261,50 @@ impl GaussianToy {
         let number = |t: Tensor| t.double_value(&[]);
         let variance = [number(ratio.min()), number(ratio.mean(Kind::Double)), number(ratio.max())];
         Ok(Comparison { mean: number(mean.abs().max()), variance })
+    }
+}
+
+/// Two images of four pixels with little scatter, and data that prefer one of them nine to one.
+pub struct TwoModes {
+    denoiser: MixtureDenoiser,
+    covariance: Covariance,
+    likelihood: LinearLikelihood,
+}
+
+impl TwoModes {
+    pub fn new() -> Result<TwoModes> {
+        let options = (Kind::Float, Device::Cpu);
+        let (scatter, noise, pixels) = (0.1f64, 1.0f64, 4i64);
+        let image = Tensor::full([pixels], 0.5, options);
+        let images = Tensor::stack(&[image.copy(), -&image], 0).view([2, 1, 2, 2]);
+        let component = (&image / image.norm()).view([1, pixels]);
+        let strength = image.square().sum(Kind::Float).view([1]);
+        let rest = Tensor::full([pixels], scatter * scatter, options);
+        // y = x + noise: of data f m, the images m and -m have the ratio exp(2 f m^2 / variance).
+        let variance = scatter * scatter + noise * noise;
+        let data = (&image * (9f64.ln() * variance / 2.0)).view([1, 1, pixels]);
+        let none = || Tensor::full([1], 1e-6, options);
+        let nuisance =
+            NuisancePrior { ln_amplitude_mean: Tensor::zeros([1], options), ln_amplitude_sd: none(), sky_sd: none() };
+        let (matrix, amplitude) = (Tensor::eye(pixels, options), Tensor::zeros([pixels, 1], options));
+        Ok(TwoModes {
+            denoiser: MixtureDenoiser::new(images, scatter)?,
+            covariance: Covariance::new([1, 2, 2], image.zeros_like(), component, strength, rest)?,
+            likelihood: LinearLikelihood::new(data, matrix, amplitude, noise, nuisance)?,
+        })
+    }
+
+    pub fn covariance(&self) -> Result<Covariance> {
+        self.covariance.to_device(Device::Cpu)
+    }
+
+    /// The part of 4000 draws that is of the image with nine tenths of the posterior.
+    pub fn share(&self, sampler: &dyn Sampler) -> Result<f64> {
+        let noise = BlockNoise::new(1, "two modes", 0, 4000);
+        let likelihood = Some(&self.likelihood as &dyn Likelihood);
+        let draws = run(sampler, &Problem { denoiser: &self.denoiser, likelihood, noise, device: Device::Cpu })?.image;
+        let means = draws.mean_dim([1i64, 2, 3].as_slice(), false, Kind::Double);
+        Ok(means.gt(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]))
     }
 }
 

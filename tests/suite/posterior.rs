@@ -91,3 +91,33 @@ fn mpi_the_real_engine_gives_the_same_bytes_on_any_number_of_ranks() {
     let median = sizes[sizes.len() / 2];
     assert!((1.5..8.0).contains(&median), "median half-light radius of the prior's draws: {median} kpc");
 }
+
+/// Draws that are weighed: on any ranks the same bytes, and the product says what they are worth. Other methods weigh none.
+#[test]
+fn mpi_weighed_draws_are_the_same_on_any_number_of_ranks_and_say_what_they_are_worth() {
+    let folder = tempfile::tempdir().unwrap();
+    let (survey, text) = survey(folder.path(), 8);
+    let text = text.replace("block = 1\n", "block = 4\n");
+    let run = |name: &str, method: &str, ranks: usize| {
+        let own = text.replace("folder = \"run\"", &format!("folder = \"{name}\""));
+        let own = own.replace("method = \"perturb-map\"", &format!("method = \"{method}\""));
+        assert!(own.contains(&format!("method = \"{method}\"")) && own.contains("block = 4\n"), "{own}");
+        let config = survey.join(format!("{name}.toml"));
+        std::fs::write(&config, own).unwrap();
+        let run = mpirun(ranks).arg("run").arg(&config).output().unwrap();
+        assert!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
+        let shard = unseeing::product::read::Shard::open(&survey.join(name).join("shards/00000.h5")).unwrap();
+        let worth =
+            |index: usize| shard.record(index).unwrap().scalar("effective_draws").filter(|worth| worth.is_finite());
+        let receipt = std::fs::read_to_string(survey.join(name).join("receipts/00000.json")).unwrap();
+        let receipt: Value = serde_json::from_str(&receipt).unwrap();
+        ([worth(0), worth(1)], receipt["content_blake3"].as_str().unwrap().to_string())
+    };
+    let ([one, two], alone) = run("alone", "perturb-map-smc", 1);
+    // Of two blocks of four.
+    assert!([one, two].iter().all(|worth| worth.is_some_and(|worth| (2.0..=8.0).contains(&worth))), "{one:?} {two:?}");
+    assert_eq!(run("three", "perturb-map-smc", 3).1, alone);
+    let (worth, default) = run("default", "perturb-map", 1);
+    assert_eq!(worth, [None, None]);
+    assert_ne!(default, alone);
+}

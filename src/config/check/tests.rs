@@ -176,6 +176,10 @@ fn photo_z_is_point_or_propagated_and_the_latter_needs_errors() {
     assert!(!toml::to_string(&point).unwrap().contains("photo_z"));
     let propagated = with("propagated", &good()).unwrap();
     assert!(propagated.photo_z.propagated() && toml::to_string(&propagated).unwrap().contains("photo_z"));
+    let weighed = good().replace("method = \"perturb-map\"", "method = \"perturb-map-smc\"");
+    let message = error("propagated", &weighed);
+    assert!(message.contains("`sampler.method`: ") && message.contains("photo_z.mode = \"point\""), "{message}");
+    assert!(with("point", &weighed).is_ok());
     let last = good().lines().count() + 2;
     let message = error("propagated", &good().replace("redshift_error = \"z_err\"\n", ""));
     let expected = format!("line {}, `photo_z.mode`: ", last - 1);

@@ -3,12 +3,8 @@ use super::super::perturb_map::Settings;
 use super::super::run;
 use super::super::toy::*;
 use super::*;
-use crate::forward::NuisancePrior;
-use crate::forward::linear::LinearLikelihood;
+use crate::forward::Common;
 use crate::prior::Covariance;
-use crate::prior::analytic::MixtureDenoiser;
-use crate::random::BlockNoise;
-use tch::Device;
 
 const STOP: Stop = Stop { tolerance: 1e-5, iterations: 60 };
 
@@ -56,46 +52,48 @@ fn without_data_it_is_the_default() {
     assert!(sampler.effective_draws(&state).unwrap().is_none());
 }
 
-/// Two images with little scatter, and data that prefer one of them nine to one.
 #[test]
 fn two_modes_are_weighed_rightly_where_the_default_does_not() {
-    let options = (Kind::Float, Device::Cpu);
-    let (scatter, noise, pixels) = (0.1f64, 1.0f64, 4i64);
-    let image = Tensor::full([pixels], 0.5, options);
-    let images = Tensor::stack(&[image.copy(), -&image], 0).view([2, 1, 2, 2]);
-    let denoiser = MixtureDenoiser::new(images, scatter).unwrap();
-    let component = (&image / image.norm()).view([1, pixels]);
-    let strength = image.square().sum(Kind::Float).view([1]);
-    let rest = Tensor::full([pixels], scatter * scatter, options);
-    let covariance =
-        || Covariance::new([1, 2, 2], image.zeros_like(), component.copy(), strength.copy(), rest.copy()).unwrap();
-    // y = x + noise: of data f m, the images m and -m have the ratio exp(2 f m^2 / variance).
-    let variance = scatter * scatter + noise * noise;
-    let data = &image * (9f64.ln() * variance / 2.0);
-    let none = || Tensor::full([1], 1e-6, options);
-    let nuisance =
-        NuisancePrior { ln_amplitude_mean: Tensor::zeros([1], options), ln_amplitude_sd: none(), sky_sd: none() };
-    let likelihood = LinearLikelihood::new(
-        data.view([1, 1, pixels]),
-        Tensor::eye(pixels, options),
-        Tensor::zeros([pixels, 1], options),
-        noise,
-        nuisance,
-    )
-    .unwrap();
-    let share = |sampler: &dyn Sampler| {
-        let noise = BlockNoise::new(1, "two modes", 0, 4000);
-        let problem = Problem { denoiser: &denoiser, likelihood: Some(&likelihood), noise, device: Device::Cpu };
-        let draws = run(sampler, &problem).unwrap().image;
-        let means = draws.mean_dim([1i64, 2, 3].as_slice(), false, Kind::Double);
-        means.gt(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[])
-    };
-    let plain = || default(covariance(), 32, [3.0, 0.02]);
-    let [without, with] = [share(&plain()), share(&PerturbMapSmc::new(plain()))];
+    let toy = TwoModes::new().unwrap();
+    let plain = || default(toy.covariance().unwrap(), 32, [3.0, 0.02]);
+    let [without, with] =
+        [&plain() as &dyn Sampler, &PerturbMapSmc::new(plain())].map(|sampler| toy.share(sampler).unwrap());
     // Five standard errors of 2000 draws: the weights are worth half of them at least.
     let error = 5.0 * (0.9f64 * 0.1 / 2000.0).sqrt();
     assert!((with - 0.9).abs() < error, "{with}");
     assert!((without - 0.9).abs() > 2.0 * error, "the default is right here, and the test says nothing: {without}");
+}
+
+/// Draws of other redshifts cannot take each other's place, and a calibration or a survey that asks for it is told so.
+#[test]
+fn samples_with_likelihoods_of_their_own_are_refused() {
+    struct OfSamples(ToyLikelihood);
+    impl Likelihood for OfSamples {
+        fn data(&self) -> &Tensor {
+            self.0.data()
+        }
+        fn mask(&self) -> &Tensor {
+            self.0.mask()
+        }
+        fn nuisance(&self) -> &crate::forward::NuisancePrior {
+            self.0.nuisance()
+        }
+        fn predict(&self, latent: &Latent) -> Result<Tensor> {
+            self.0.predict(latent)
+        }
+        fn common(&self) -> Option<Common<'_>> {
+            Some(Common { likelihood: &self.0, weights: self.0.mask() })
+        }
+        fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>> {
+            self.0.linearize_within(latent, tangent_error)
+        }
+    }
+    let sampler = PerturbMapSmc::new(default(unit_covariance().unwrap(), 6, [20.0, 0.02]));
+    let problem =
+        |likelihood: &dyn Likelihood| run(&sampler, &problem(&UnitGaussian, Some(likelihood), 0, 4)).map(drop);
+    let error = problem(&OfSamples(ToyLikelihood::new(1.0))).unwrap_err().to_string();
+    assert!(error.contains("exact redshifts") && error.contains("photo_z.mode"), "{error}");
+    assert!(problem(&ToyLikelihood::new(1.0)).is_ok());
 }
 
 #[test]
