@@ -17,8 +17,9 @@
 //! taken anew by their weights, and go on with weight 1: some draws then have the same past, and part by the noise of the steps that
 //! follow. How many draws they were worth at the worst is reported.
 //!
-//! What is wrong with the default where a prior has modes is their weight, and this is what mends it. Without data there is
-//! nothing to weigh: the chain is the default's.
+//! What is wrong with the default where a prior has modes is their weight, and this is what mends it. On network priors a block of
+//! some tens of draws is not large: they come to share one past, lie too close together, and calibration rejects them. Without
+//! data there is nothing to weigh: the chain is the default's.
 
 use std::rc::Rc;
 
