@@ -113,7 +113,9 @@ impl Flag {
             Flag::BadPixels => "saturated, flagged or missing pixels are masked",
             Flag::SkyAtEdge => "a sky level is more than `at_edge` (3) standard deviations from zero",
             Flag::CutoutIncomplete => "the image does not cover the prior's field: missing pixels are masked",
-            Flag::FewSamples => "fewer samples than planned",
+            Flag::FewSamples => {
+                "fewer samples than planned, or draws that are worth fewer than half of them (`effective_draws`)"
+            }
             Flag::NonFiniteDraws => "some draws were not finite and are left out",
             Flag::LostDraws => {
                 "draws whose reduced chi^2 is above `lost_draws` (10) times the median of their block are no fit, and left out"

@@ -62,6 +62,9 @@ pub fn column<'a>(node: &'a Node, name: &str) -> &'a [f32] {
 /// What each draw is worth, between blocks and record, and in the record their sum.
 pub const EFFECTIVE_DRAWS: &str = "effective_draws";
 
+/// Draws that are worth less than this part of the samples are few.
+const LEAST_WORTH: f64 = 0.5;
+
 /// Standard deviation of the sky noise in a pixel, nJy.
 pub fn noise_sd(band: &Band) -> f64 {
     let usable = || band.variance.iter().zip(&band.usable).filter(|(_, on)| **on).map(|(value, _)| f64::from(*value));
@@ -91,9 +94,13 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
     }
     let flux = moments(node, "flux")?;
     put("sample_count", flux.count as f64);
+    let planned = u64::from(parts.config.posterior.samples);
     let worth = column(node, EFFECTIVE_DRAWS);
+    let mut few = flux.count < planned;
     if !worth.is_empty() {
-        put(EFFECTIVE_DRAWS, worth.iter().map(|worth| f64::from(*worth)).sum());
+        let effective = worth.iter().map(|worth| f64::from(*worth)).sum();
+        put(EFFECTIVE_DRAWS, effective);
+        few |= effective < LEAST_WORTH * planned as f64;
     }
     put("pixel_scale", field.prior_pitch);
     put("observation_pixel_scale", field.detector_pitch);
@@ -157,8 +164,8 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
     put("reduced_chi2_draws", mean_sd(column(node, "reduced_chi2")).0);
     flag(Flag::LostDraws, node.lost > 0);
     flag(Flag::HighChi2, reduced.max(galaxy) > thresholds.high_chi2);
-    flag(Flag::FewSamples, flux.count < u64::from(parts.config.posterior.samples));
-    flag(Flag::NonFiniteDraws, flux.count + u64::from(node.lost) < u64::from(parts.config.posterior.samples));
+    flag(Flag::FewSamples, few);
+    flag(Flag::NonFiniteDraws, flux.count + u64::from(node.lost) < planned);
 
     let prior_flux = to_f64(&prior.flux_variance)?;
     let unit_variance = moments(node, "unit")?.variance();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use unseeing::posterior::Flag;
 
 use crate::common::{Run, kill, mpirun, unseeing};
 
@@ -107,8 +108,14 @@ fn mpi_weighed_draws_are_the_same_on_any_number_of_ranks_and_say_what_they_are_w
         let run = mpirun(ranks).arg("run").arg(&config).output().unwrap();
         assert!(run.status.success(), "{name}: {}", String::from_utf8_lossy(&run.stderr));
         let shard = unseeing::product::read::Shard::open(&survey.join(name).join("shards/00000.h5")).unwrap();
-        let worth =
-            |index: usize| shard.record(index).unwrap().scalar("effective_draws").filter(|worth| worth.is_finite());
+        let worth = |index: usize| {
+            let record = shard.record(index).unwrap();
+            let worth = record.scalar("effective_draws").filter(|worth| worth.is_finite());
+            // Of 8 samples.
+            let few = worth.is_some_and(|worth| worth < 4.0);
+            assert_eq!(record.flags & Flag::FewSamples as u32 != 0, few, "{worth:?}");
+            worth
+        };
         let receipt = std::fs::read_to_string(survey.join(name).join("receipts/00000.json")).unwrap();
         let receipt: Value = serde_json::from_str(&receipt).unwrap();
         ([worth(0), worth(1)], receipt["content_blake3"].as_str().unwrap().to_string())
