@@ -36,21 +36,22 @@ pub fn solve(
     precondition: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>,
     mut apply: impl FnMut(&Tensor) -> Result<Tensor>,
 ) -> Result<(Tensor, u32)> {
-    let mut w = rhs.f_zeros_like()?;
     let mut residual = rhs.f_add_scalar(0.0)?;
     let (mut z, mut size) = precondition(&residual)?;
+    let mut w = rhs.f_zeros_like()?;
     let mut direction = z.f_add_scalar(0.0)?;
     let mut rz = dot(&residual, &z)?;
     let target = size.f_mul_scalar(ROUNDING * ROUNDING)?.f_clamp_min(stop.tolerance * stop.tolerance)?;
     for iteration in 0..stop.iterations {
         let active = size.f_gt_tensor(&target)?;
         if active.f_any()?.f_int64_value(&[])? == 0 {
-            return finite(w, iteration);
+            return finite(w, &size, iteration);
         }
         let product = apply(&direction)?;
         let curvature = dot(&direction, &product)?;
         // Rounding can end a solve that is as good as it gets: that sample keeps what it has.
-        let active = active.f_logical_and(&curvature.f_gt(0.0)?)?;
+        // (Not "above zero": one that has become NaN must not keep what it had.)
+        let active = active.f_logical_and(&curvature.f_le(0.0)?.f_logical_not()?)?;
         // A finished sample gets a step of exactly zero; the divisor is made harmless first.
         let safe = curvature.f_where_self(&active, &curvature.f_ones_like()?)?;
         let step = rz.f_div(&safe)?.f_where_self(&active, &rz.f_zeros_like()?)?;
@@ -64,18 +65,23 @@ pub fn solve(
         let beta = next.f_div(&old)?.f_where_self(&active, &rz.f_zeros_like()?)?;
         direction = z.f_addcmul(&direction, &beta)?;
         rz = next.f_where_self(&active, &rz)?;
-        // A sample whose rounding ended it above keeps its residual, and would be tried again.
-        size = squared.f_where_self(&active, &size.f_zeros_like()?)?;
+        // A sample whose rounding ended it above keeps its residual, and would be tried again. (Zero times NaN stays NaN.)
+        size = squared.f_where_self(&active, &size.f_mul_scalar(0.0)?)?;
     }
-    finite(w, stop.iterations)
+    finite(w, &size, stop.iterations)
 }
 
-/// A sample that has become NaN counts as finished above: it must not pass for solved.
-fn finite(w: Tensor, iterations: u32) -> Result<(Tensor, u32)> {
-    if w.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+/// A sample that has become NaN or infinite, as the size of its residual has, counts as finished above. It must not pass for
+/// solved: its w is made NaN, so that the draw is counted as one that is not finite. When no sample is left, it is none's doing.
+fn finite(w: Tensor, size: &Tensor, iterations: u32) -> Result<(Tensor, u32)> {
+    let good = size.f_isfinite()?;
+    if good.f_all()?.f_int64_value(&[])? != 0 {
+        return Ok((w, iterations));
+    }
+    if good.f_any()?.f_int64_value(&[])? == 0 {
         return Err(Error::internal("conjugate gradients: not finite (is the noise variance positive everywhere?)"));
     }
-    Ok((w, iterations))
+    Ok((w.f_add(&size.f_sub(size)?)?, iterations))
 }
 
 #[cfg(test)]
@@ -124,6 +130,35 @@ mod tests {
         assert!(iterations < 200 && residual < 1.1 * stop.tolerance, "{iterations} {residual}"); // f32 recurrences.
         // It was not at once: what is far above the noise needs more than what is at its level.
         assert!(iterations > 3, "{iterations}");
+    }
+
+    /// A sample that is lost stays lost, and takes no other along. All of them lost is an error.
+    #[test]
+    fn a_sample_that_becomes_nan_leaves_the_others_alone() {
+        let diagonal = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 50.0]).view([1, 1, 1, 4]);
+        let rhs = Tensor::from_slice(&Key::new(4, "cg", 0, Purpose::Evaluation, 0).normal(12)).view([3, 1, 1, 4]);
+        let plain = |r: &Tensor| Ok((r.shallow_clone(), dot(r, r)?));
+        let stop = Stop { tolerance: 1e-4, iterations: 50 };
+        let ones = || Tensor::ones([3, 1, 1, 1], (Kind::Float, Device::Cpu));
+        // Lost in the products, or before: the right-hand side is not finite.
+        let solved =
+            |products: &Tensor, before: &Tensor| solve(&(&rhs * before), stop, plain, |w| Ok(w * &diagonal * products));
+        let (all, iterations) = solved(&ones(), &ones()).unwrap();
+        for value in [f64::NAN, f64::INFINITY] {
+            let lost = ones();
+            let _ = lost.narrow(0, 1, 1).fill_(value);
+            for (some, most) in [solved(&lost, &ones()), solved(&ones(), &lost)].map(Result::unwrap) {
+                for sample in [0, 2] {
+                    assert!(all.narrow(0, sample, 1) == some.narrow(0, sample, 1), "sample {sample}, {value}");
+                }
+                assert_eq!(some.narrow(0, 1, 1).isfinite().any().int64_value(&[]), 0, "{value}: {some}");
+                assert!(most <= iterations, "{value}: it is tried again and again, {most} times");
+            }
+            let lost = ones() * value;
+            for result in [solved(&lost, &ones()), solved(&ones(), &lost)] {
+                assert!(result.unwrap_err().to_string().contains("not finite"));
+            }
+        }
     }
 
     /// A sample that is done early, with a residual far above one, beside one that goes on for hundreds of iterations.

@@ -134,6 +134,43 @@ pub fn problem<'a>(
     Problem { denoiser, likelihood, noise: BlockNoise::new(9, "toy", first, count), device: Device::Cpu }
 }
 
+/// `UnitGaussian`, whose estimate of the first sample is not finite below this noise level.
+struct LosesTheFirst(f64);
+
+impl Denoiser for LosesTheFirst {
+    fn shape(&self) -> [i64; 3] {
+        SHAPE
+    }
+
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        self.denoise_with_grad(x, sigma)
+    }
+
+    fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let factor = Tensor::f_ones([x.size()[0], 1, 1, 1], (Kind::Float, Device::Cpu))?;
+        if sigma < self.0 {
+            let _ = factor.f_narrow(0, 0, 1)?.f_fill_(f64::NAN)?;
+        }
+        Ok(UnitGaussian.denoise_with_grad(x, sigma)?.f_mul(&factor)?)
+    }
+
+    fn flops(&self) -> f64 {
+        0.0
+    }
+}
+
+/// Asserts that a sample that is lost on the way leaves the others of its block what they are worth.
+pub fn assert_outlives_a_lost_sample(sampler: &dyn Sampler) -> Result<()> {
+    let likelihood = ToyLikelihood::new(1.0);
+    let draws = run(sampler, &problem(&LosesTheFirst(0.3), Some(&likelihood), 0, 8))?;
+    assert_eq!(draws.image.narrow(0, 0, 1).isfinite().all().int64_value(&[]), 0, "the first is not lost");
+    let residual = (likelihood.data() - likelihood.predict(&draws)?).narrow(0, 1, 7);
+    let misfit = residual.square().mean(Kind::Double).sqrt().double_value(&[]) / NOISE_SD;
+    assert!(misfit < 2.0, "{misfit}: draws of the posterior have 1.4, and those of the prior 42");
+    Ok(())
+}
+
 /// The covariance of `UnitGaussian`.
 pub fn unit_covariance() -> Result<Covariance> {
     let (pixels, options) = (SHAPE.iter().product::<i64>(), (Kind::Float, Device::Cpu));

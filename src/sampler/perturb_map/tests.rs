@@ -27,6 +27,19 @@ fn independent(side: i64, variance: f64) -> Covariance {
     Covariance::new([1, side, side], none(&[pixels]), none(&[0, pixels]), none(&[0]), diagonal).unwrap()
 }
 
+#[test]
+fn a_lost_sample_takes_no_other_along() {
+    let settings = Settings {
+        steps: 12,
+        t_max: 3.0,
+        t_min: 0.01,
+        relinearizations: 1,
+        stop: Stop { tolerance: 0.1, iterations: 60 },
+    };
+    let sampler = PerturbMap::new(crate::sampler::toy::unit_covariance().unwrap(), None, settings).unwrap();
+    crate::sampler::toy::assert_outlives_a_lost_sample(&sampler).unwrap();
+}
+
 /// Mean and variance of the draws against the closed form, for x, ln a and sky, within Monte Carlo error.
 #[test]
 fn gaussian_posterior_is_exact_at_32_steps() {
