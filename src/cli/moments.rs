@@ -51,6 +51,10 @@ pub struct Args {
     /// Measures the quantities of draws (sizes, colours, ...) only, and leaves all that the sampler uses as it is
     #[arg(long)]
     quantities_only: bool,
+    /// Take the network for so many times less certain than is measured. With 1, draws given data should fit them as truths do
+    /// (the mean z of log p in `evaluate calibration`): more if draws fit worse, less if they fit better
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = cli::plan::positive, conflicts_with = "quantities_only")]
+    widen: f64,
     /// Write the result here instead
     #[arg(long)]
     out: Option<PathBuf>,
@@ -94,7 +98,7 @@ pub fn run(args: Args) -> Result<i32> {
         let range = [SPREAD_T_MIN.max(prior.card.sigma_min), prior.card.sigma_max];
         let some = Drawer::new(&prior, args.seed, args.steps)?.draws(0, args.count.min(SPREAD_DRAWS))?;
         let spread = Spread::measure(prior.denoiser.as_ref(), &prior.covariance, &some, range, args.seed, BLOCK)?;
-        prior.spread = Some(spread);
+        prior.spread = Some(spread.widened(args.widen)?);
     }
     let bytes = std::fs::read(&args.prior).map_err(|error| Error::file(&args.prior, error))?;
     let shape = prior.shape();

@@ -96,9 +96,10 @@ pub fn run(args: Args) -> Result<i32> {
     Ok(code)
 }
 
-fn positive(text: &str) -> std::result::Result<f64, String> {
+/// A number above zero, as clap reads it.
+pub fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse() {
-        Ok(seconds) if seconds > 0.0 && f64::is_finite(seconds) => Ok(seconds),
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
         _ => Err("is no number above zero".into()),
     }
 }

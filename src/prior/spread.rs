@@ -61,6 +61,12 @@ impl Spread {
         Ok(Spread { levels, nodes, ln_factors })
     }
 
+    /// The same, with deviations so many times as large.
+    pub fn widened(&self, factor: f64) -> Result<Self> {
+        let ln_factors = self.ln_factors.f_add_scalar(factor.ln())?;
+        Spread::new(self.levels.clone(), self.nodes.shallow_clone(), ln_factors)
+    }
+
     /// Measures the table with `draws` of the prior, `[N, C, n, n]`, from noise level `t_min` to `t_max`; `block` draws go
     /// through the network at a time.
     pub fn measure(
@@ -268,6 +274,9 @@ mod tests {
         close(at(std::f64::consts::E, 0.5), 2.5);
         close(at(100.0, 2.0), 4.0);
         close(at(0.5f64.exp(), 0.5), 1.5);
+        let image = Tensor::full([1, 1, 15, 15], 0.5, (Kind::Float, Device::Cpu));
+        let wide = spread.widened(1.5).unwrap().factor(1.0, &image).unwrap().double_value(&[0, 0, 7, 7]);
+        close(wide.ln(), 0.5 + 1.5f64.ln());
         assert!(Spread::new(vec![1.0, 0.0], nodes.copy(), ln_factors.copy()).is_err());
         assert!(Spread::new(vec![0.0], nodes, ln_factors).is_err());
     }

@@ -90,6 +90,22 @@ fn a_prior_is_trained_drawn_from_and_measured() {
     assert_eq!((before, after), (0, 6));
     assert_ne!(old_mean, new_mean);
     assert_eq!(old_card, new_card);
+
+    // The network is taken for less certain than it was measured to be.
+    succeeds(
+        folder,
+        &["moments", prior, "--count", "6", "--steps", "4", "--widen", "1.5", "--out", "wide.safetensors"],
+        0,
+    );
+    let factor = |name: &str| {
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        let prior = unseeing::prior::Prior::from_bytes(&bytes, tch::Device::Cpu).unwrap();
+        let [bands, height, width] = prior.shape();
+        let image = tch::Tensor::zeros([1, bands, height, width], (tch::Kind::Float, tch::Device::Cpu));
+        prior.spread.unwrap().factor(1.0, &image).unwrap().mean(tch::Kind::Double).double_value(&[])
+    };
+    let ratio = factor("wide.safetensors") / factor(prior);
+    assert!((ratio - 1.5).abs() < 1e-4, "{ratio}");
 }
 
 #[test]
