@@ -31,6 +31,14 @@ fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string_pretty(value).map_err(|error| Error::internal(format!("JSON: {error}")))
 }
 
+/// A number above zero, as clap reads it.
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("is no number above zero".into()),
+    }
+}
+
 #[derive(Parser)]
 #[command(name = "unseeing", version, about, long_about = None)]
 struct Arguments {

@@ -53,7 +53,8 @@ pub struct Args {
     quantities_only: bool,
     /// Take the network for so many times less certain than is measured. With 1, draws given data should fit them as truths do
     /// (the mean z of log p in `evaluate calibration`): more if draws fit worse, less if they fit better
-    #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = cli::plan::positive, conflicts_with = "quantities_only")]
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    #[arg(value_parser = cli::positive, conflicts_with = "quantities_only")]
     widen: f64,
     /// Write the result here instead
     #[arg(long)]

@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long)]
     check_inputs: bool,
     /// Seconds that one worker (GPU) takes for an object, for the estimate of the time
-    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    #[arg(long, value_name = "SECONDS", value_parser = super::positive)]
     seconds_per_object: Option<f64>,
     /// Take the rate, and the size of the products, from the receipts of this earlier run (its folder or config)
     #[arg(long, value_name = "RUN")]
@@ -94,12 +94,4 @@ pub fn run(args: Args) -> Result<i32> {
         inputs.reasons.iter().for_each(|(id, reason)| println!("  {id}: {reason}"));
     }
     Ok(code)
-}
-
-/// A number above zero, as clap reads it.
-pub fn positive(text: &str) -> std::result::Result<f64, String> {
-    match text.parse() {
-        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
-        _ => Err("is no number above zero".into()),
-    }
 }
