@@ -38,7 +38,10 @@ pub trait Denoiser: Send {
     fn shape(&self) -> [i64; 3];
 
     /// D(x, sigma) for `x` of shape `[B, C, n, n]`. No gradient is recorded.
-    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor>;
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        self.denoise_with_grad(x, sigma)
+    }
 
     /// D(x, sigma) with a gradient graph back to `x` (which has `requires_grad` set), for samplers that need one.
     fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor>;

@@ -81,11 +81,6 @@ impl<N: EpsilonNetwork> Denoiser for VpDenoiser<N> {
         self.network.shape()
     }
 
-    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        let _guard = tch::no_grad_guard();
-        self.denoise_with_grad(x, sigma)
-    }
-
     /// Below the schedule's lowest level the network is asked at that level: the error is of the order of `sigma`.
     fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         let (scaled, t) = self.prepared(x, sigma)?;

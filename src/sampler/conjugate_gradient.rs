@@ -36,9 +36,9 @@ pub fn solve(
     precondition: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>,
     mut apply: impl FnMut(&Tensor) -> Result<Tensor>,
 ) -> Result<(Tensor, u32)> {
+    let mut w = rhs.f_zeros_like()?;
     let mut residual = rhs.f_add_scalar(0.0)?;
     let (mut z, mut size) = precondition(&residual)?;
-    let mut w = rhs.f_zeros_like()?;
     let mut direction = z.f_add_scalar(0.0)?;
     let mut rz = dot(&residual, &z)?;
     let target = size.f_mul_scalar(ROUNDING * ROUNDING)?.f_clamp_min(stop.tolerance * stop.tolerance)?;

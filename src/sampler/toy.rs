@@ -24,11 +24,6 @@ impl Denoiser for UnitGaussian {
         SHAPE
     }
 
-    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        let _guard = tch::no_grad_guard();
-        self.denoise_with_grad(x, sigma)
-    }
-
     fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         Ok(x.f_div_scalar(1.0 + sigma * sigma)?)
     }
@@ -140,11 +135,6 @@ struct LosesTheFirst(f64);
 impl Denoiser for LosesTheFirst {
     fn shape(&self) -> [i64; 3] {
         SHAPE
-    }
-
-    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        let _guard = tch::no_grad_guard();
-        self.denoise_with_grad(x, sigma)
     }
 
     fn denoise_with_grad(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
