@@ -34,6 +34,20 @@ pub fn normal_cdf(x: f64) -> f64 {
     density / (z + fraction)
 }
 
+/// The x with `normal_cdf(x)` = `p`, p in (0, 1): bisection, to 1e-12.
+pub fn normal_quantile(p: f64) -> f64 {
+    if p > 0.5 {
+        // 1 - p of a small p is not known as well as p.
+        return -normal_quantile(1.0 - p);
+    }
+    let (mut low, mut high) = (-40.0, 0.0);
+    while high - low > 1e-12 {
+        let middle = 0.5 * (low + high);
+        if normal_cdf(middle) < p { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}
+
 /// The probability of a standard normal number at least this far from 0.
 pub fn two_sided(x: f64) -> f64 {
     (2.0 * normal_cdf(-x.abs())).min(1.0)
@@ -203,6 +217,10 @@ mod tests {
             assert!((normal_cdf(x) / p - 1.0).abs() < 1e-8, "{x}: {}", normal_cdf(x));
         }
         assert!((normal_cdf(2.0) + normal_cdf(-2.0) - 1.0).abs() < 1e-15);
+        for p in [1e-9, 0.01, 0.3, 0.5, 0.975] {
+            assert!((normal_cdf(normal_quantile(p)) / p - 1.0).abs() < 1e-8, "{p}");
+        }
+        assert!((normal_quantile(0.975) - NORMAL_95).abs() < 1e-8 && normal_quantile(0.5).abs() < 1e-11);
         // The two forms meet.
         assert!((normal_cdf(-2.999_999_9) / normal_cdf(-3.000_000_1) - 1.0).abs() < 1e-6);
     }

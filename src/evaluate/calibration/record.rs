@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::exact::Exact;
+use super::probability::normal_quantile;
 use super::problems::{Problem, Simulation};
 use super::wasserstein::sliced;
 use super::wiener;
@@ -67,6 +68,15 @@ pub struct Place {
     pub fraction: f64,
     /// (truth - mean) / sd; `None` where the draws do not differ.
     pub z: Option<f64>,
+}
+
+impl Place {
+    /// The normal score, the standard normal number at the same place as the truth among its draws (van der Waerden 1952): a
+    /// standard normal number when calibrated, whatever the shape of the posterior and the number of draws. z is that of
+    /// bell-shaped posteriors alone: of long-tailed ones it has neither mean 0 nor variance 1.
+    pub fn score(&self) -> f64 {
+        normal_quantile(self.fraction)
+    }
 }
 
 /// Sums over the basis vectors (or pixels) of one bin.

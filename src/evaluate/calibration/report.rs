@@ -207,14 +207,18 @@ fn reasons(row: &Judged, out: &mut String) -> std::fmt::Result {
         let cell = |estimate: &Option<Estimate>| {
             estimate.map_or("-".into(), |one| format!("{:.2}+-{:.2}", one.value, one.error))
         };
+        let short = |estimate: &Option<Estimate>| estimate.map_or("-".into(), |one| format!("{:.2}", one.value));
         let cells = stratum
             .statistics
             .iter()
-            .map(|row| format!("{} {} / {}", row.name, cell(&row.mean_z), cell(&row.var_z)))
+            .map(|row| {
+                let scores = [cell(&row.mean_score), cell(&row.var_score)].join(" / ");
+                format!("{} {scores} ({} / {})", row.name, short(&row.mean_z), short(&row.var_z))
+            })
             .collect::<Vec<_>>();
         writeln!(
             out,
-            "  {name}, {}: {} simulations; mean z / var z: {}",
+            "  {name}, {}: {} simulations; mean / variance of scores (of z): {}",
             stratum.name,
             stratum.simulations,
             cells.join("; ")

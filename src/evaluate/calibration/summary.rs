@@ -6,7 +6,7 @@ use super::probability::{Estimate, bootstrap, central_ranks, mean_sd, median, si
 use super::problems::Family;
 use super::record::{BIN_BOUNDS, Cost, LOG_P, Numbers, Place, Record};
 use super::verdict::{
-    GAUSSIAN_MEAN, GAUSSIAN_VARIANCE, MIXTURE_MEAN, MIXTURE_MODES, MIXTURE_VARIANCE, NETWORK_MEAN_Z, NETWORK_VAR_Z,
+    GAUSSIAN_MEAN, GAUSSIAN_VARIANCE, MIXTURE_MEAN, MIXTURE_MODES, MIXTURE_VARIANCE, NETWORK_MEAN, NETWORK_VARIANCE,
 };
 use crate::evaluate::ranks::uniform_test;
 
@@ -82,6 +82,10 @@ pub struct Coverage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Statistic {
     pub name: String,
+    /// Of the normal scores: 0 and 1 when calibrated. These are what is tested.
+    pub mean_score: Option<Estimate>,
+    pub var_score: Option<Estimate>,
+    /// Of (truth - mean) / sd: how far truths are off, in posterior standard deviations.
     pub mean_z: Option<Estimate>,
     /// In units of its expectation for n draws of a Gaussian posterior.
     pub var_z: Option<Estimate>,
@@ -204,18 +208,25 @@ fn bins(family: Family, numbers: &[&Numbers]) -> Vec<Bin> {
 
 fn statistics(names: &[String], numbers: &[&Numbers], draws: u32) -> Vec<Statistic> {
     let rows = names.iter().enumerate().map(|(index, name)| {
-        let z: Vec<f64> = numbers.iter().filter_map(|numbers| numbers.statistics[index].z).collect();
-        let chosen = |chosen: &[usize]| chosen.iter().map(|&at| z[at]).collect::<Vec<_>>();
-        Statistic {
-            name: name.clone(),
-            mean_z: bootstrap("mean z", z.len(), |indices| mean_sd(&chosen(indices)).0)
-                .map(|mean| mean.at_least((var_z_expected(draws) / z.len() as f64).sqrt())),
-            var_z: bootstrap("var z", z.len(), |indices| mean_sd(&chosen(indices)).1.powi(2) / var_z_expected(draws))
-                .map(|variance| variance.of_variance(z.len())),
-            ranks: uniformity(numbers.iter().map(|numbers| &numbers.statistics[index])),
-        }
+        let places = || numbers.iter().map(|numbers| &numbers.statistics[index]);
+        let [mean_score, var_score] = mean_and_variance(&places().map(Place::score).collect::<Vec<_>>(), 1.0);
+        let [mean_z, var_z] =
+            mean_and_variance(&places().filter_map(|place| place.z).collect::<Vec<_>>(), var_z_expected(draws));
+        Statistic { name: name.clone(), mean_score, var_score, mean_z, var_z, ranks: uniformity(places()) }
     });
     rows.collect()
+}
+
+/// Mean, and variance in units of what it is `expected` to be. Neither is held to be more certain than of normal values.
+fn mean_and_variance(values: &[f64], expected: f64) -> [Option<Estimate>; 2] {
+    let moments = |chosen: &[usize]| mean_sd(&chosen.iter().map(|&at| values[at]).collect::<Vec<_>>());
+    let count = values.len();
+    let mean = bootstrap("mean z", count, |chosen| moments(chosen).0);
+    let variance = bootstrap("var z", count, |chosen| moments(chosen).1.powi(2) / expected);
+    [
+        mean.map(|mean| mean.at_least((expected / count as f64).sqrt())),
+        variance.map(|variance| variance.of_variance(count)),
+    ]
 }
 
 fn uniformity<'a>(places: impl Iterator<Item = &'a Place>) -> Uniformity {
@@ -292,8 +303,8 @@ fn mode_excess(numbers: &[&Numbers]) -> Option<ModeExcess> {
 }
 
 /// The calibration error of the figure of cost, in units of the bars: with an exact posterior the largest over the bins of
-/// |ln variance ratio| / ln(1 + bar) and of |error^2 / trace| / bar, else the largest over the statistics of |mean z| / bar and
-/// of |var z - 1| / bar. An estimate alone: at 1 it is at the bar, and what a number of simulations can tell is told by exact draws.
+/// |ln variance ratio| / ln(1 + bar) and of |error^2 / trace| / bar, else the largest over the statistics of |mean score| / bar and
+/// of |variance of scores - 1| / bar. An estimate alone: at 1 it is at the bar, and what a number of simulations can tell is told by exact draws.
 fn error_of(family: Family, bins: &[Bin], statistics: &[Statistic]) -> Option<f64> {
     let off =
         |estimate: &Option<Estimate>, from: f64, bar: f64| estimate.map(|estimate| (estimate.value - from).abs() / bar);
@@ -308,7 +319,7 @@ fn error_of(family: Family, bins: &[Bin], statistics: &[Statistic]) -> Option<f6
         Family::Network => {
             let each = statistics
                 .iter()
-                .flat_map(|row| [off(&row.mean_z, 0.0, NETWORK_MEAN_Z), off(&row.var_z, 1.0, NETWORK_VAR_Z)]);
+                .flat_map(|row| [off(&row.mean_score, 0.0, NETWORK_MEAN), off(&row.var_score, 1.0, NETWORK_VARIANCE)]);
             each.flatten().collect()
         }
     };
