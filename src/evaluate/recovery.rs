@@ -22,6 +22,9 @@ pub const SIGNAL_BINS: [f64; 5] = [0.0, 20.0, 50.0, 100.0, 200.0];
 /// Lower edges of the bins of the posterior's half-light radius over the PSF's (half its FWHM).
 pub const SIZE_BINS: [f64; 4] = [0.0, 1.0, 2.0, 4.0];
 
+/// With fewer objects a bin has no row.
+const FEWEST_OBJECTS: usize = 3;
+
 /// With fewer draws the variance of a pull is infinite.
 const FEWEST_DRAWS: u32 = 4;
 
@@ -168,36 +171,64 @@ fn relative(name: &str) -> bool {
     name.starts_with("flux") || ["r20", "r50", "r80"].contains(&name)
 }
 
-/// What objects are binned by.
-type Value = fn(&Object) -> f64;
+/// What objects are binned by: its name, the bins' lower edges, and its value.
+type Binning = (&'static str, &'static [f64], fn(&Object) -> f64);
+
+const BINNINGS: [Binning; 2] = [
+    ("observed S/N", &SIGNAL_BINS, |object| object.signal_to_noise),
+    ("size / PSF", &SIZE_BINS, |object| object.size_over_psf),
+];
+
+/// The bin of a value among those with these lower edges; `None` below the first, and for NaN.
+fn bin(value: f64, edges: &[f64]) -> Option<usize> {
+    edges.iter().rposition(|&low| value >= low)
+}
+
+/// Objects that no row can be made of, by what they are binned by.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Unbinned {
+    pub binned_by: &'static str,
+    /// In bins of fewer than three objects.
+    pub too_few: usize,
+    /// Without the number that they would be binned by (not detected, say), or with one below all bins.
+    pub no_bin: usize,
+}
+
+/// How many of the objects without `flagged` are in no row.
+pub fn unbinned(objects: &[Object], flagged: u32) -> Vec<Unbinned> {
+    let count = |(binned_by, edges, value): Binning| {
+        let mut counts = vec![0usize; edges.len()];
+        let mut no_bin = 0;
+        for object in objects.iter().filter(|object| object.flags & flagged == 0) {
+            match bin(value(object), edges) {
+                Some(index) => counts[index] += 1,
+                None => no_bin += 1,
+            }
+        }
+        Unbinned { binned_by, too_few: counts.into_iter().filter(|&count| count < FEWEST_OBJECTS).sum(), no_bin }
+    };
+    BINNINGS.map(count).to_vec()
+}
 
 /// Rows for every quantity that was compared, by observed S/N and by size over PSF; bins with fewer than three objects are
-/// left out. `flagged` are flags whose objects are left out.
+/// left out (`unbinned` counts them). `flagged` are flags whose objects are left out.
 pub fn rows(objects: &[Object], flagged: u32) -> Vec<Row> {
     let kept: Vec<&Object> = objects.iter().filter(|object| object.flags & flagged == 0).collect();
     let mut rows = Vec::new();
     let names: Vec<&String> = kept.first().map_or(Vec::new(), |object| object.quantities.keys().collect());
-    let by: [(&str, &[f64], Value); 2] = [
-        ("observed S/N", &SIGNAL_BINS, |object| object.signal_to_noise),
-        ("size / PSF", &SIZE_BINS, |object| object.size_over_psf),
-    ];
-    for (binned_by, edges, value) in by {
+    for (binned_by, edges, value) in BINNINGS {
         for name in &names {
             for (index, &low) in edges.iter().enumerate() {
                 let high = edges.get(index + 1).copied();
-                let inside = |object: &&&Object| {
-                    let value = value(object);
-                    value >= low && high.is_none_or(|high| value < high)
-                };
                 let found: Vec<(Compared, f64)> = kept
                     .iter()
-                    .filter(inside)
+                    .filter(|object| bin(value(object), edges) == Some(index))
                     .filter_map(|object| object.quantities.get(*name))
                     .filter_map(|compared| Some((*compared, compared.pull()?)))
                     // Nothing is relative to nothing: blank sky has a summary of its own.
                     .filter(|(compared, _)| !relative(name) || compared.truth > 0.0)
                     .collect();
-                if found.len() < 3 {
+                if found.len() < FEWEST_OBJECTS {
                     continue;
                 }
                 let of =
@@ -294,86 +325,4 @@ pub fn blank(records: &[(&Object, f64)], reference: usize, not_detected: u32) ->
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::random::{Key, Purpose};
-
-    /// Objects whose posterior is right, but for a factor in the mean and in the standard deviation.
-    fn objects(bias: f64, sd: f64) -> Vec<Object> {
-        let normal = Key::new(1, "recovery", 0, Purpose::Evaluation, 0).normal(400);
-        let one = |index: usize| {
-            let (truth, error) = (100.0, 3.0);
-            let mean = (truth + error * f64::from(normal[index])) * bias;
-            let e1 = 0.1 * f64::from(normal[index + 200]);
-            let compared = |truth: f64, mean: f64, sd: f64| Compared { truth, mean, sd, draws: u32::MAX };
-            let quantities = [("flux_0", compared(truth, mean, error * sd)), ("e1", compared(e1, e1 + 0.02, 0.05))];
-            Object {
-                id: format!("{index}"),
-                flags: u32::from(index == 7),
-                signal_to_noise: 30.0,
-                size_over_psf: 1.5,
-                quantities: quantities.into_iter().map(|(name, values)| (name.to_string(), values)).collect(),
-            }
-        };
-        (0..200).map(one).collect()
-    }
-
-    #[test]
-    fn bias_and_pull_are_found_in_their_bin() {
-        let found = rows(&objects(1.05, 0.5), 1);
-        let flux = found.iter().find(|row| row.quantity == "flux_0" && row.binned_by == "observed S/N").unwrap();
-        assert_eq!((flux.low, flux.high, flux.objects), (20.0, Some(50.0), 199));
-        assert!((flux.bias.value - 0.05).abs() < 4.0 * flux.bias.error && flux.bias.error < 0.004, "{flux:?}");
-        assert!((flux.pull.value - 5.0 / 1.5).abs() < 0.5 && (flux.pull_sd.value - 2.1).abs() < 0.3, "{flux:?}");
-        let shape = found.iter().find(|row| row.quantity == "e1" && row.binned_by == "size / PSF").unwrap();
-        assert!((shape.bias.value - 0.02).abs() < 1e-9 && (shape.low, shape.within_1_sd) == (1.0, 1.0), "{shape:?}");
-        assert_eq!(found.len(), 4, "empty bins are left out");
-    }
-
-    /// Truths and draws of the same Gaussians: pulls of few draws must not look like those of too narrow a posterior.
-    #[test]
-    fn pulls_of_a_right_posterior_have_unit_variance_for_any_number_of_draws() {
-        const OBJECTS: usize = 20_000;
-        for count in [8, 16] {
-            let one = |index: usize| {
-                let numbers = Key::new(3, "pulls", index as u32, Purpose::Evaluation, count as u32).normal(count + 1);
-                let at = |number: f32| 50.0 + 2.0 * number;
-                let draws: Vec<f32> = numbers[1..].iter().map(|&number| at(number)).collect();
-                let flux = Compared::of(f64::from(at(numbers[0])), &draws);
-                Object {
-                    id: format!("{index}"),
-                    flags: 0,
-                    signal_to_noise: 30.0,
-                    size_over_psf: 1.5,
-                    quantities: [("flux_0".to_string(), flux)].into_iter().collect(),
-                }
-            };
-            let found = rows(&(0..OBJECTS).map(one).collect::<Vec<_>>(), 0);
-            let Row { pull, pull_sd, within_1_sd, within_1_sd_expected, .. } = found[0];
-            println!("{count} draws: {pull:?} {pull_sd:?} {within_1_sd:.3} {within_1_sd_expected:.3}");
-            assert!(pull.value.abs() < 3.0 * pull.error, "{count} draws: {pull:?}");
-            // Without the correction it is 1.21 and 1.11.
-            assert!((pull_sd.value - 1.0).abs() < 3.0 * pull_sd.error && pull_sd.error < 0.025, "{pull_sd:?}");
-            let error = (0.68 * 0.32 / OBJECTS as f64).sqrt();
-            assert!((within_1_sd - within_1_sd_expected).abs() < 3.0 * error && within_1_sd_expected < 0.665);
-        }
-        // Tables of Student's t: P(|t| < 2.365) is 0.95 with 7 degrees of freedom.
-        assert!((student_within(2.364_624, 7.0) - 0.95).abs() < 1e-5);
-        let few = |draws: &[f32]| Compared::of(1.0, draws).pull();
-        assert!(few(&[1.0, 2.0, 3.0]).is_none() && few(&[1.0, 2.0, 3.0, 5.0]).is_some());
-    }
-
-    #[test]
-    fn the_response_is_that_of_posterior_and_truth() {
-        let (mut plus, mut minus) = (objects(1.0, 1.0), objects(1.0, 1.0));
-        let set = |objects: &mut Vec<Object>, truth: f64, mean: f64| {
-            let e1 = Compared { truth, mean, sd: 0.01, draws: 16 };
-            objects.iter_mut().for_each(|object| *object.quantities.get_mut("e1").unwrap() = e1);
-        };
-        set(&mut plus, 0.10, 0.06);
-        set(&mut minus, -0.10, -0.04);
-        let found = responses(&plus, &minus, [0.05, 0.0]);
-        assert_eq!(found.len(), 1);
-        assert!((found[0].posterior.value - 1.0).abs() < 1e-9 && (found[0].truth.value - 2.0).abs() < 1e-9);
-    }
-}
+mod tests;

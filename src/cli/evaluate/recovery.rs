@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::{DONE, to_json};
 use crate::evaluate::features::{self, Claim};
-use crate::evaluate::recovery::{self, Blank, Object, Response, Row};
+use crate::evaluate::recovery::{self, Blank, Object, Response, Row, Unbinned};
 use crate::evaluate::truths::Truths;
 use crate::posterior::Flag;
 use crate::product::ShardMeta;
@@ -55,6 +55,7 @@ pub struct Args {
 struct Report {
     objects: usize,
     left_out: usize,
+    unbinned: Vec<Unbinned>,
     rows: Vec<Row>,
     responses: Vec<Response>,
     blank: Option<Blank>,
@@ -93,7 +94,8 @@ pub fn run(args: &Args) -> Result<i32> {
     let left_out = objects.iter().filter(|object| object.flags & flagged != 0).count();
     let features = (!claims.is_empty()).then(|| Features { rows: features::rows(&claims), claims });
     let rows = recovery::rows(&objects, flagged);
-    let report = Report { objects: objects.len(), left_out, rows, responses, blank, features };
+    let unbinned = recovery::unbinned(&objects, flagged);
+    let report = Report { objects: objects.len(), left_out, unbinned, rows, responses, blank, features };
     if let Some(path) = &args.plot {
         plot(&report.rows)?.save(path)?;
     }
@@ -190,6 +192,9 @@ fn print(report: &Report, meta: &ShardMeta) {
             row.within_1_sd,
             row.within_1_sd_expected
         );
+    }
+    for Unbinned { binned_by, too_few, no_bin } in report.unbinned.iter().filter(|row| row.too_few + row.no_bin > 0) {
+        println!("in no row by {binned_by}: {too_few} in bins of fewer than three, {no_bin} outside all bins");
     }
     for response in &report.responses {
         let Response { component, shear, objects, posterior, truth, difference } = response;
