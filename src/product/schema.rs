@@ -171,7 +171,7 @@ pub const DATASETS: &[Dataset] = &[
         "effective_draws",
         NONE,
         "",
-        "how many independent ones the samples are worth at least, where `sampler.method` is `perturb-map-smc`",
+        "how many independent ones the samples are worth, where `sampler.method` is `perturb-map-smc` or photo_z is weighted",
     ),
     scalar("pixel_scale", NONE, "arcsec", "pitch of the product images"),
     scalar("observation_pixel_scale", NONE, "arcsec", "pitch of the observation"),

@@ -9,7 +9,7 @@
 //! of a diffusion model, is the same at all z and cancels. It costs K^2 predictions, and no network evaluation. Draws of neighbouring
 //! redshifts must fit each other's data: where they do not, the weights are as uncertain as uneven, and are worth few draws.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::conjugate_gradient::{self, Stop, dot};
 use crate::forward::{Latent, Likelihood};
@@ -70,7 +70,7 @@ pub fn ln_likelihoods(own: &dyn Likelihood, noise: &dyn Likelihood, draws: &Late
             |weighted| noise.covariance(weighted),
         )?;
         let squares = residual.f_mul(&weighted)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Double)?;
-        for (row, square) in rows.iter_mut().zip(Vec::<f64>::try_from(squares)?) {
+        for (row, square) in rows.iter_mut().zip(Vec::<f64>::try_from(squares.f_to_device(Device::Cpu)?)?) {
             row[draw] = -0.5 * square;
         }
     }
