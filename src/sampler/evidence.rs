@@ -27,7 +27,7 @@ const HALVINGS: usize = 40;
 
 /// ln p(y | x_j, z_k) of all draws j, up to what they have in common: a row for each k. `own` has the likelihood of each
 /// draw's z; the noise of all is that of `noise` at the mean of the draws, so that no z is favoured for what its field's edge
-/// inflates. Draws that are not finite have NaN.
+/// inflates. Draws that are not finite, or whose predictions are too large to be squared, have NaN.
 pub fn ln_likelihoods(own: &dyn Likelihood, noise: &dyn Likelihood, draws: &Latent) -> Result<Vec<Vec<f64>>> {
     let count = draws.image.size()[0];
     let finite = |index: i64| -> Result<bool> {
@@ -59,16 +59,17 @@ pub fn ln_likelihoods(own: &dyn Likelihood, noise: &dyn Likelihood, draws: &Late
         let everywhere =
             Latent { image: same(&draws.image)?, ln_amplitude: same(&draws.ln_amplitude)?, sky: same(&draws.sky)? };
         let residual = data.f_sub(&own.predict(&everywhere)?)?;
-        let (weighted, _) = conjugate_gradient::solve(
-            &residual,
-            STOP,
-            |left| {
-                let weighted = noise.precision(left)?;
-                let size = dot(left, &weighted)?;
-                Ok((weighted, size))
-            },
-            |weighted| noise.covariance(weighted),
-        )?;
+        let precondition = |left: &Tensor| -> Result<(Tensor, Tensor)> {
+            let weighted = noise.precision(left)?;
+            let size = dot(left, &weighted)?;
+            Ok((weighted, size))
+        };
+        // A draw may be finite, and the squares of what it predicts not.
+        if precondition(&residual)?.1.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            continue;
+        }
+        let (weighted, _) =
+            conjugate_gradient::solve(&residual, STOP, precondition, |weighted| noise.covariance(weighted))?;
         let squares = residual.f_mul(&weighted)?.f_sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Double)?;
         for (row, square) in rows.iter_mut().zip(Vec::<f64>::try_from(squares.f_to_device(Device::Cpu)?)?) {
             row[draw] = -0.5 * square;

@@ -142,9 +142,11 @@ fn likelihoods_are_those_of_each_redshift() {
                 assert!((found - expected).abs() < 0.02 + 1e-6 * expected.abs(), "{correlated}: {found} {expected}");
             }
         }
-        // A draw that is not finite spoils no other.
-        let _ = draws.image.get(1).fill_(f64::NAN);
-        let spoilt = ln_likelihoods(&own, &common, &draws).unwrap();
-        assert!(spoilt.iter().all(|row| row[1].is_nan() && row[0].is_finite() && row[2].is_finite()));
+        // A draw that is not finite, or whose chi^2 is not, spoils no other.
+        for value in [f64::NAN, 1e200] {
+            let _ = draws.sky.get(1).fill_(value);
+            let spoilt = ln_likelihoods(&own, &common, &draws).unwrap();
+            assert!(spoilt.iter().all(|row| row[1].is_nan() && row[0].is_finite() && row[2].is_finite()), "{value}");
+        }
     }
 }
