@@ -45,7 +45,7 @@ pub struct Target {
 /// Memory does not grow with the catalogue but for 40 bytes a row, which find duplicate ids.
 pub fn targets(config: &Config) -> Result<Targets> {
     let extra = crate::observe::pattern::columns(&config.data)?;
-    let needs_error = config.photo_z.drawn();
+    let needs_error = config.photo_z.propagated();
     let columns = row::Columns::new(&config.catalog.columns, config.data.bands.len(), extra, needs_error)?;
     let mut files = VecDeque::new();
     for path in &config.catalog.paths {

@@ -82,7 +82,7 @@ impl Columns {
         if let (true, Some(index)) = (self.needs_error, self.redshift_error) {
             note(unusable_error(cell(index)).map(|why| {
                 format!(
-                    "{place}, column `{}`: the error of the redshift {why}; photo_z.mode other than \"point\" needs its \
+                    "{place}, column `{}`: the error of the redshift {why}; photo_z.mode = \"propagated\" needs its \
                      standard deviation, or 0 for a redshift that is exact",
                     self.names[index]
                 )

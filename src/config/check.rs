@@ -114,8 +114,9 @@ impl<'a> Checker<'a> {
         self.at_least_zero(config.neighbours.grow, "neighbours.grow")?;
         self.at_least_zero(config.nuisance.ln_amplitude_sd, "nuisance.ln_amplitude_sd")?;
         self.at_least_zero(config.nuisance.sky_sd, "nuisance.sky_sd")?;
-        let known = config.catalog.columns.redshift_error.is_some() || !config.photo_z.drawn();
-        let why = "a redshift for each draw needs catalog.columns.redshift_error, the column of the redshift's standard deviation";
+        let known = config.catalog.columns.redshift_error.is_some() || !config.photo_z.propagated();
+        let why =
+            "\"propagated\" needs catalog.columns.redshift_error, the column of the redshift's standard deviation";
         self.need(known, "photo_z.mode", why)?;
         let named = !config.prior.path.as_os_str().is_empty();
         self.need(named, "prior.path", "expected a prior's safetensors file, found nothing")
@@ -126,7 +127,7 @@ impl<'a> Checker<'a> {
         let known = METHODS.contains(&sampler.method.as_str());
         let why = format!("unknown method `{}`, expected one of {}", sampler.method, METHODS.join(", "));
         self.need(known, "sampler.method", why)?;
-        let bears = sampler.method != "perturb-map-smc" || !config.photo_z.drawn();
+        let bears = sampler.method != "perturb-map-smc" || !config.photo_z.propagated();
         self.need(bears, "sampler.method", ONE_REDSHIFT)?;
         self.need(sampler.steps >= 2, "sampler.steps", format!("expected at least 2, found {}", sampler.steps))?;
         self.positive_if(sampler.t_max, "sampler.t_max")?;

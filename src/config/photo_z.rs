@@ -12,9 +12,6 @@ pub enum PhotoZMode {
     /// Each draw has a redshift of its own, from the catalogue's error: a cut posterior, since the images are not asked about
     /// the redshift.
     Propagated,
-    /// The same draws, taken anew by the evidence of their redshifts: p(y | z) under the prior, which has galaxies of the same sizes,
-    /// structures and colours at all redshifts.
-    Weighted,
 }
 
 /// Section `[photo_z]`.
@@ -32,12 +29,7 @@ impl PhotoZConfig {
     }
 
     /// Whether draws have redshifts of their own.
-    pub fn drawn(&self) -> bool {
-        self.mode != PhotoZMode::Point
-    }
-
-    /// Whether these are weighed by their evidence.
-    pub fn weighted(&self) -> bool {
-        self.mode == PhotoZMode::Weighted
+    pub fn propagated(&self) -> bool {
+        self.mode == PhotoZMode::Propagated
     }
 }

@@ -17,7 +17,6 @@ pub mod daps;
 pub mod diffpir;
 pub mod dps;
 pub mod dps_paper;
-pub mod evidence;
 mod gauss_newton;
 mod guidance;
 mod inflation;
@@ -28,7 +27,6 @@ pub mod perturb_map_gradient;
 pub mod perturb_map_smc;
 pub mod pigdm;
 mod preconditioner;
-pub mod resampling;
 pub mod split_gibbs;
 mod tangent;
 #[cfg(test)]

@@ -30,7 +30,6 @@ use super::gauss_newton;
 use super::guidance::with_prior_nuisance;
 use super::perturb_map::PerturbMap;
 use super::preconditioner::Preconditioner;
-use super::resampling::{resampled, worth};
 use super::tangent::tangent_error;
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood, Linearized};
@@ -101,6 +100,27 @@ impl PerturbMapSmc {
             linear.apply(&change)?.f_mul(&solved)?.f_sum_dim_intlist(&[1i64, 2, 3][..], false, Kind::Double)?;
         Ok(ln_weights.f_nan_to_num(f64::NEG_INFINITY, f64::NEG_INFINITY, f64::NEG_INFINITY)?)
     }
+}
+
+/// The draws by their weights, as indices `[B]` in increasing order: systematic resampling (Kitagawa 1996) with one `uniform`
+/// number. Each draw is taken as often as its share of the weights says, rounded up or down.
+fn resampled(shares: &[f64], uniform: f64) -> Vec<i64> {
+    let count = shares.len();
+    let (mut index, mut sum) = (0, shares[0]);
+    let mut chosen = Vec::with_capacity(count);
+    for slot in 0..count {
+        while index + 1 < count && sum * (count as f64) <= slot as f64 + uniform {
+            index += 1;
+            sum += shares[index];
+        }
+        chosen.push(index as i64);
+    }
+    chosen
+}
+
+/// The number of draws of weight one that are worth as much: (sum w)^2 / sum w^2 (Kong 1992), of weights that sum to one.
+fn worth(shares: &[f64]) -> f64 {
+    1.0 / shares.iter().map(|share| share * share).sum::<f64>()
 }
 
 impl Sampler for PerturbMapSmc {

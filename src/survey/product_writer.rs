@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::receipt::{ShardContext, ShardWriter};
-use crate::config::PhotoZMode;
 use crate::device::{Fact, describe};
 use crate::io::about::hdf5_version;
 use crate::posterior::morphology;
@@ -19,12 +18,6 @@ use crate::{Error, Result};
 const PROPAGATED: &str = "propagated: each posterior sample has a redshift of its own, drawn from the catalogue's error \
     (samples/redshift). This is a cut posterior: the images do not inform the redshift. mean, variance and draws are on the grid \
     of the catalogue's redshift; variance ratios compare draws on their own grids, in kpc";
-
-/// The same where they are weighed.
-const WEIGHTED: &str = "weighted: each posterior sample has a redshift of its own (samples/redshift), drawn from the catalogue's \
-    error and taken anew, within its block, by the evidence of the images at it: some samples are the same. effective_draws is the number that \
-    they are worth. mean, variance and draws are on the grid of the catalogue's redshift; variance ratios compare draws on their own \
-    grids, in kpc";
 
 /// Writes HDF5 shard files.
 pub struct ProductWriter;
@@ -70,11 +63,7 @@ fn meta(context: &ShardContext) -> Result<ShardMeta> {
             ("libtorch".into(), describe(Fact::Version)?),
             ("hdf5".into(), hdf5_version()),
         ],
-        photo_z: match config.photo_z.mode {
-            PhotoZMode::Point => String::new(),
-            PhotoZMode::Propagated => PROPAGATED.into(),
-            PhotoZMode::Weighted => WEIGHTED.into(),
-        },
+        photo_z: if config.photo_z.propagated() { PROPAGATED.into() } else { String::new() },
         prior: card.name,
         prior_caution: card.caution,
         prior_samples: file::draw_samples(context.prior, &morphology::names(card.bands.len()))?,

@@ -10,14 +10,14 @@ use super::fitness;
 use super::object_record::{self, Geometry};
 use crate::catalog::Target;
 use crate::config::{Config, FlagsConfig};
-use crate::forward::{Field, GalaxyLikelihood, Latent, Likelihood, PhotoZLikelihood};
+use crate::forward::{Field, GalaxyLikelihood, Likelihood, PhotoZLikelihood};
 use crate::observe::bundle::Bundle;
 use crate::observe::{self, Observation};
 use crate::posterior::Node;
 use crate::posterior::flags::Flag;
 use crate::prior::Prior;
 use crate::product::ObjectRecord;
-use crate::random::{BlockNoise, Key, Purpose};
+use crate::random::BlockNoise;
 use crate::sampler::{self, Problem, Sampler, SavedState, State};
 use crate::sky::TanWcs;
 use crate::sky::cosmology;
@@ -25,12 +25,10 @@ use crate::{Error, Result};
 use likelihood::likelihood;
 use redshifts::Redshifts;
 use reduce::{Draws, reduce};
-use reweigh::{Reweighed, reweigh, taken};
 
 mod likelihood;
 mod redshifts;
 mod reduce;
-mod reweigh;
 
 /// Pixels may differ from squares by this much: 1 % is 0.01 of a detector pixel at the edge of a 1-pixel feature, and a
 /// tenth of it is below any PSF's own error.
@@ -193,15 +191,6 @@ impl OpenGalaxy<'_> {
         Ok(Some(own))
     }
 
-    /// Weighs the draws of these samples by the evidence of their redshifts.
-    fn reweigh(&self, own: &PhotoZLikelihood, draws: &Latent, range: std::ops::Range<usize>) -> Result<Reweighed> {
-        let smallest = self.pitches[range.clone()].iter().copied().fold(f64::INFINITY, f64::min);
-        let common = self.likelihood.down_weighted_for(smallest)?;
-        let seed = self.engine.config.survey.seed;
-        let key = Key::new(seed, &self.target.id, range.start as u32, Purpose::Resample, self.engine.sampler.steps());
-        reweigh(own, &common, draws, self.engine.config.flags.lost_draws, key.uniform(1)[0])
-    }
-
     fn problem<'b>(&'b self, block: u32, own: &'b Option<Rc<PhotoZLikelihood>>) -> Problem<'b> {
         let first = block * self.engine.config.posterior.block;
         let likelihood: &dyn Likelihood = match own {
@@ -245,27 +234,19 @@ impl OpenObject for OpenGalaxy<'_> {
 
     fn finish_block(&self, block: u32, state: State) -> Result<Node> {
         let own = self.own(block)?;
-        let mut effective = self.engine.sampler.effective_draws(&state)?;
-        let mut latent = self.engine.sampler.finish(&self.problem(block, &own), state)?;
+        let effective = self.engine.sampler.effective_draws(&state)?;
+        let latent = self.engine.sampler.finish(&self.problem(block, &own), state)?;
         let range = self.range(block);
-        let of_block = |values: &[f64]| values.get(range.clone()).map(<[f64]>::to_vec);
-        let (mut redshifts, mut pitches) = (of_block(&self.redshifts), of_block(&self.pitches));
-        let mut own = own;
-        if let (Some(likelihood), true) = (&own, self.engine.config.photo_z.weighted()) {
-            let Reweighed { chosen, worth } = self.reweigh(likelihood, &latent, range.clone())?;
-            let moved = |values: Vec<f64>| chosen.iter().map(|&index| values[index]).collect::<Vec<f64>>();
-            (redshifts, pitches) = (redshifts.map(moved), pitches.map(moved));
-            latent = taken(&latent, &chosen)?;
-            effective = Some(worth);
-            own = pitches.as_deref().map(|pitches| self.likelihood.for_pitches(pitches).map(Rc::new)).transpose()?;
-        }
         let kept = (self.engine.config.posterior.keep_draws as usize).saturating_sub(range.start).min(range.len());
         let pitch = self.geometry.field.prior_pitch;
         let mut node = reduce(&Draws {
             latent: &latent,
             likelihood: own.as_ref().map_or(&self.likelihood, |own| own.own()),
-            redshifts: redshifts.unwrap_or(vec![self.target.redshift; range.len()]),
-            ratios: pitches.map(|pitches| pitches.iter().map(|own| pitch / own).collect()),
+            redshifts: self
+                .redshifts
+                .get(range.clone())
+                .map_or(vec![self.target.redshift; range.len()], <[f64]>::to_vec),
+            ratios: self.pitches.get(range).map(|pitches| pitches.iter().map(|own| pitch / own).collect()),
             pixel_kpc: self.engine.prior.card.pixel_kpc,
             reference: self.engine.reference(),
             kept,

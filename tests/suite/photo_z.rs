@@ -111,40 +111,6 @@ fn mpi_propagated_redshifts_give_the_same_bytes_on_any_ranks_and_after_a_kill() 
     assert!(shard.meta.photo_z.contains("cut posterior"), "{}", shard.meta.photo_z);
 }
 
-/// Draws that are weighed are those of the mode `propagated`, some of them more than once, on any number of ranks.
-#[test]
-fn mpi_weighted_redshifts_are_taken_anew_from_those_that_were_drawn() {
-    let survey = Survey::new(&["--objects", "1", "--samples", "12", "--redshift-error", "0.05", "--seed", "5"]);
-    let short = [("block = 16", "block = 6"), ("\nsteps = 32", "\nsteps = 6")];
-    let weighted = [&short[..], &[("mode = \"propagated\"", "mode = \"weighted\"")]].concat();
-    assert_eq!(survey.run("propagated", &short), 0);
-    let mut digests = Vec::new();
-    for ranks in [1, 2] {
-        let name = format!("weighted-{ranks}");
-        let run = mpirun(ranks).arg("run").arg(survey.config(&name, &weighted)).output().unwrap();
-        assert!(run.status.success(), "{ranks} ranks: {}", String::from_utf8_lossy(&run.stderr));
-        digests.push(survey.content(&name));
-    }
-    assert_eq!(digests[0], digests[1]);
-    let drawn = survey.samples("propagated", "redshift");
-    let (redshifts, sizes) = (survey.samples("weighted-1", "redshift"), survey.samples("weighted-1", "r50"));
-    assert_eq!(redshifts.len(), 12);
-    for (block, (before, after)) in drawn.chunks(6).zip(redshifts.chunks(6)).enumerate() {
-        assert!(after.iter().all(|z| before.contains(z)), "block {block}: {after:?} of {before:?}");
-    }
-    assert_ne!(drawn, redshifts, "no draw was taken twice: the redshifts scatter by 0.05");
-    // A draw takes its galaxy along.
-    let before = survey.samples("propagated", "r50");
-    for (z, size) in redshifts.iter().zip(&sizes) {
-        let place = drawn.iter().position(|own| own == z).unwrap();
-        assert!((size / before[place] - 1.0).abs() < 1e-4, "{size} {}", before[place]);
-    }
-    let shard = Shard::open(&survey.path("weighted-1/shards/00000.h5")).unwrap();
-    assert!(shard.meta.photo_z.starts_with("weighted"), "{}", shard.meta.photo_z);
-    let worth = shard.record(0).unwrap().scalar("effective_draws").unwrap();
-    assert!((2.0..12.0).contains(&worth), "{worth}");
-}
-
 /// An error of zero is an exact redshift: the product is, to the bit, that of the mode `point`.
 #[test]
 fn redshifts_without_an_error_are_points() {
@@ -153,9 +119,6 @@ fn redshifts_without_an_error_are_points() {
     assert_eq!(survey.run("point", &[&SHORT[..], &point].concat()), 0);
     assert_eq!(survey.run("exact", &SHORT), 0);
     assert_eq!(survey.content("exact"), survey.content("point"));
-    let weighted = [("mode = \"propagated\"", "mode = \"weighted\"")];
-    assert_eq!(survey.run("weighted", &[&SHORT[..], &weighted].concat()), 0);
-    assert_eq!(survey.samples("weighted", "r50"), survey.samples("point", "r50"));
     // With errors it is another product.
     let catalog = std::fs::read_to_string(survey.path("catalog.csv")).unwrap();
     std::fs::write(survey.path("some.csv"), catalog.replace(",0,", ",0.02,")).unwrap();

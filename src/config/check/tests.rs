@@ -167,15 +167,15 @@ fn keys_that_need_each_other() {
 }
 
 #[test]
-fn photo_z_is_point_propagated_or_weighted_and_these_need_errors() {
+fn photo_z_is_point_or_propagated_and_the_latter_needs_errors() {
     let with = |mode: &str, text: &str| parse(&format!("{text}[photo_z]\nmode = \"{mode}\"\n"));
     let error = |mode: &str, text: &str| with(mode, text).unwrap_err().to_string();
     let point = parse(&good()).unwrap();
-    assert!(!point.photo_z.drawn() && with("point", &good()).unwrap() == point);
+    assert!(!point.photo_z.propagated() && with("point", &good()).unwrap() == point);
     // What is not said is not written either: plans and products are what they were without the section.
     assert!(!toml::to_string(&point).unwrap().contains("photo_z"));
     let propagated = with("propagated", &good()).unwrap();
-    assert!(propagated.photo_z.drawn() && toml::to_string(&propagated).unwrap().contains("photo_z"));
+    assert!(propagated.photo_z.propagated() && toml::to_string(&propagated).unwrap().contains("photo_z"));
     let weighed = good().replace("method = \"perturb-map\"", "method = \"perturb-map-smc\"");
     let message = error("propagated", &weighed);
     assert!(message.contains("`sampler.method`: ") && message.contains("photo_z.mode = \"point\""), "{message}");
@@ -184,12 +184,9 @@ fn photo_z_is_point_propagated_or_weighted_and_these_need_errors() {
     let message = error("propagated", &good().replace("redshift_error = \"z_err\"\n", ""));
     let expected = format!("line {}, `photo_z.mode`: ", last - 1);
     assert!(message.contains(&expected) && message.contains("catalog.columns.redshift_error"), "{message}");
-    let weighted = with("weighted", &good()).unwrap();
-    assert!(weighted.photo_z.drawn() && weighted.photo_z.weighted() && !propagated.photo_z.weighted());
-    assert!(error("weighted", &weighed).contains("`sampler.method`: "));
-    let message = error("guessed", &good());
+    let message = error("weighted", &good());
     assert!(message.contains(&format!("line {last}, `photo_z.mode`")), "{message}");
-    assert!(message.contains("`guessed`, expected one of `point`, `propagated`, `weighted`"), "{message}");
+    assert!(message.contains("`weighted`, expected `point` or `propagated`"), "{message}");
 }
 
 #[test]

@@ -325,8 +325,8 @@ fn scattered_redshifts_are_the_catalogues_only() {
     assert_eq!(truth("plain/truth.hdf5"), truth("scattered/truth.hdf5"));
     assert_eq!(bytes("plain/psfs/sim-0003-r.fits"), bytes("scattered/psfs/sim-0003-r.fits"));
     let config = |name: &str| Config::read(&folder.path().join(name)).unwrap();
-    assert!(config("scattered/config.toml").photo_z.drawn());
-    assert!(!config("plain/config.toml").photo_z.drawn());
+    assert!(config("scattered/config.toml").photo_z.propagated());
+    assert!(!config("plain/config.toml").photo_z.propagated());
     // Nothing is scattered by nothing.
     let exact = SimulateOptions { redshift_error: Some(0.0), folder: folder.path().join("exact"), ..plain.clone() };
     simulate(&exact, |object| assert_eq!(object.catalogued, object.redshift)).unwrap();

@@ -97,6 +97,29 @@ fn samples_with_likelihoods_of_their_own_are_refused() {
 }
 
 #[test]
+fn draws_are_taken_as_often_as_their_weights_say() {
+    let shares = [0.5, 0.0, 0.26, 0.24, 0.0];
+    for uniform in [0.0, 0.2, 0.5, 0.999] {
+        let chosen = resampled(&shares, uniform);
+        assert!(chosen.is_sorted() && chosen.len() == 5);
+        for (index, share) in shares.iter().enumerate() {
+            let times = chosen.iter().filter(|&&one| one == index as i64).count() as f64;
+            assert!((times - 5.0 * share).abs() < 1.0, "{uniform}: {index} {times} times");
+        }
+    }
+    assert_eq!(resampled(&[0.25; 4], 0.3), [0, 1, 2, 3]);
+    // Shares that sum to a little less than one, by rounding.
+    assert_eq!(resampled(&[0.5, 0.4999999], 0.99999999), [0, 1]);
+}
+
+#[test]
+fn weights_are_worth_what_they_say() {
+    assert!((worth(&[0.25; 4]) - 4.0).abs() < 1e-12);
+    assert_eq!(worth(&[1.0, 0.0, 0.0]), 1.0);
+    assert!(worth(&[f64::NAN; 3]).is_nan(), "lost draws are not taken anew");
+}
+
+#[test]
 fn it_resumes() {
     assert_resumes(&on_toy(6)).unwrap();
 }

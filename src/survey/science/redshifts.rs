@@ -19,7 +19,7 @@ pub(super) struct Redshifts {
 impl Redshifts {
     /// `None` where the redshift is exact: by the config, or because the catalogue says so.
     pub fn new(config: &Config, target: &Target) -> Option<Redshifts> {
-        let sd = target.redshift_error.filter(|&error| config.photo_z.drawn() && error > 0.0)?;
+        let sd = target.redshift_error.filter(|&error| config.photo_z.propagated() && error > 0.0)?;
         let object_seed = object_seed(config.survey.seed, &target.id);
         Some(Redshifts { object: target.id.clone(), object_seed, mean: target.redshift, sd })
     }
