@@ -218,3 +218,41 @@ fn layout_nothing_names_a_machine_or_a_package_server() {
     }
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
+
+/// Targets of the links `[text](target)` of a Markdown text.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|target| !target.contains("://"))
+}
+
+/// The anchors that a reader makes of a text's headings: lower case, words joined by hyphens, without punctuation.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let anchor = |heading: &str| {
+        let kept =
+            heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -".contains(*c)).collect::<String>();
+        kept.replace(' ', "-")
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = 0;
+    for document in ["README.md", "ARCHITECTURE.md", "docs/validation.md"] {
+        let path = root.join(document);
+        let text = std::fs::read_to_string(&path).unwrap();
+        for target in links(&text) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let other = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            assert!(other.is_file(), "{document}: [..]({target})");
+            if !anchor.is_empty() {
+                let known = anchors(&std::fs::read_to_string(&other).unwrap());
+                assert!(known.iter().any(|one| one == anchor), "{document}: [..]({target}): of {known:?}");
+            }
+            found += 1;
+        }
+    }
+    assert!(found > 50, "{found} links");
+    assert_eq!(anchors("## Shears, points, blank sky\ntext\n# A `b`"), ["shears-points-blank-sky", "a-b"]);
+}
