@@ -217,6 +217,13 @@ pub fn run(args: Args) -> Result<i32> {
             "id": object.id, "redshift": object.redshift, "magnitudes": object.magnitudes, "truth": object.truth,
         }));
     })?;
+    // Nothing here needs it, but what comes next does.
+    if !options.prior.exists() {
+        eprintln!(
+            "note: the config names the prior {}, which is not there: --prior names one",
+            options.prior.display()
+        );
+    }
     if args.json {
         println!("{}", serde_json::json!({ "config": config, "objects": objects }));
     } else {

@@ -49,3 +49,19 @@ fn what_cannot_be_simulated_is_a_usage_error() {
         assert!(!folder.path().join("x/config.toml").exists());
     }
 }
+
+/// A config whose prior is not there cannot be run: it is said where it is written.
+#[test]
+fn a_prior_that_is_not_there_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().join("here.safetensors");
+    std::fs::write(&here, "any file").unwrap();
+    for (prior, missing) in [(here, false), (folder.path().join("nowhere.safetensors"), true)] {
+        let path = folder.path().join(format!("survey-{missing}"));
+        let options = [path.to_str().unwrap(), "--objects", "1", "--prior", prior.to_str().unwrap()];
+        let out = simulate(&options);
+        let note = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && path.join("config.toml").exists(), "{note}");
+        assert_eq!(note.contains("nowhere.safetensors, which is not there"), missing, "{note}");
+    }
+}
