@@ -1,4 +1,4 @@
-//! The invariants of ARCHITECTURE.md that a search through the sources can see.
+//! The invariants of ARCHITECTURE.md that a search through the sources can see, and that what documents link to is there.
 
 use std::path::{Path, PathBuf};
 
@@ -236,7 +236,7 @@ fn anchors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn links_in_documents_lead_somewhere() {
+fn layout_links_in_documents_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = 0;
     for document in ["README.md", "ARCHITECTURE.md", "docs/validation.md"] {
