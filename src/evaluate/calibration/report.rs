@@ -212,13 +212,13 @@ fn reasons(row: &Judged, out: &mut String) -> std::fmt::Result {
             .statistics
             .iter()
             .map(|row| {
-                let scores = [cell(&row.mean_score), cell(&row.var_score)].join(" / ");
-                format!("{} {scores} ({} / {})", row.name, short(&row.mean_z), short(&row.var_z))
+                let z = [cell(&row.mean_z), cell(&row.var_z)].join(" / ");
+                format!("{} {z} ({} / {})", row.name, short(&row.mean_score), short(&row.var_score))
             })
             .collect::<Vec<_>>();
         writeln!(
             out,
-            "  {name}, {}: {} simulations; mean / variance of scores (of z): {}",
+            "  {name}, {}: {} simulations; mean z / var z (mean / variance of scores): {}",
             stratum.name,
             stratum.simulations,
             cells.join("; ")

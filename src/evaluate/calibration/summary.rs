@@ -6,7 +6,7 @@ use super::probability::{Estimate, bootstrap, central_ranks, mean_sd, median, si
 use super::problems::Family;
 use super::record::{BIN_BOUNDS, Cost, LOG_P, Numbers, Place, Record};
 use super::verdict::{
-    GAUSSIAN_MEAN, GAUSSIAN_VARIANCE, MIXTURE_MEAN, MIXTURE_MODES, MIXTURE_VARIANCE, NETWORK_MEAN, NETWORK_VARIANCE,
+    GAUSSIAN_MEAN, GAUSSIAN_VARIANCE, MIXTURE_MEAN, MIXTURE_MODES, MIXTURE_VARIANCE, NETWORK_MEAN_Z, NETWORK_VAR_Z,
 };
 use crate::evaluate::ranks::uniform_test;
 
@@ -82,7 +82,7 @@ pub struct Coverage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Statistic {
     pub name: String,
-    /// Of the normal scores: 0 and 1 when calibrated. These are what is tested.
+    /// Of the normal scores: 0 and 1 when calibrated, whatever the shape of the posterior. They are told, z is tested.
     pub mean_score: Option<Estimate>,
     pub var_score: Option<Estimate>,
     /// Of (truth - mean) / sd: how far truths are off, in posterior standard deviations.
@@ -303,8 +303,8 @@ fn mode_excess(numbers: &[&Numbers]) -> Option<ModeExcess> {
 }
 
 /// The calibration error of the figure of cost, in units of the bars: with an exact posterior the largest over the bins of
-/// |ln variance ratio| / ln(1 + bar) and of |error^2 / trace| / bar, else the largest over the statistics of |mean score| / bar and
-/// of |variance of scores - 1| / bar. An estimate alone: at 1 it is at the bar, and what a number of simulations can tell is told by exact draws.
+/// |ln variance ratio| / ln(1 + bar) and of |error^2 / trace| / bar, else the largest over the statistics of |mean z| / bar and of
+/// |var z - 1| / bar. An estimate alone: at 1 it is at the bar, and what a number of simulations can tell is told by exact draws.
 fn error_of(family: Family, bins: &[Bin], statistics: &[Statistic]) -> Option<f64> {
     let off =
         |estimate: &Option<Estimate>, from: f64, bar: f64| estimate.map(|estimate| (estimate.value - from).abs() / bar);
@@ -319,7 +319,7 @@ fn error_of(family: Family, bins: &[Bin], statistics: &[Statistic]) -> Option<f6
         Family::Network => {
             let each = statistics
                 .iter()
-                .flat_map(|row| [off(&row.mean_score, 0.0, NETWORK_MEAN), off(&row.var_score, 1.0, NETWORK_VARIANCE)]);
+                .flat_map(|row| [off(&row.mean_z, 0.0, NETWORK_MEAN_Z), off(&row.var_z, 1.0, NETWORK_VAR_Z)]);
             each.flatten().collect()
         }
     };
