@@ -12,6 +12,7 @@ mod compared;
 pub mod config;
 mod counting;
 pub mod exact;
+mod exchange;
 pub mod figures;
 mod hamiltonian;
 pub mod probability;

@@ -49,6 +49,8 @@ pub struct Numbers {
     pub draws: u32,
     /// In the problem's order; log p(y|x) comes last.
     pub statistics: Vec<Place>,
+    /// What they are places of, in the same order: the truth's value, and those of the draws.
+    pub values: Vec<Vec<f64>>,
     /// Place of the truth among the draws by distance from the reference.
     pub tarp: Place,
     pub bins: [BinSums; 3],
@@ -148,9 +150,11 @@ pub fn measure(
             None,
         ),
     };
+    let all = truths.iter().zip(&values).map(|(truth, values)| [&truth[..1], values].concat());
     let numbers = Numbers {
         draws: count,
         statistics,
+        values: all.collect(),
         tarp,
         bins,
         wasserstein,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::exchange::{Moment, outside_p};
 use super::probability::{Estimate, bootstrap, central_ranks, mean_sd, median, sign_test, two_sided, var_z_expected};
 use super::problems::Family;
 use super::record::{BIN_BOUNDS, Cost, LOG_P, Numbers, Place, Record};
@@ -82,13 +83,17 @@ pub struct Coverage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Statistic {
     pub name: String,
-    /// Of the normal scores: 0 and 1 when calibrated, whatever the shape of the posterior. They are told, z is tested.
+    /// Of the normal scores: 0 and 1 when calibrated, whatever the shape of the posterior.
     pub mean_score: Option<Estimate>,
     pub var_score: Option<Estimate>,
     /// Of (truth - mean) / sd: how far truths are off, in posterior standard deviations.
     pub mean_z: Option<Estimate>,
     /// In units of its expectation for n draws of a Gaussian posterior.
     pub var_z: Option<Estimate>,
+    /// Probabilities of a mean and a variance of z so far outside the bars of network priors, whatever the posteriors' shape
+    /// (`exchange.rs`); `None` where other bars hold.
+    pub mean_z_p: Option<f64>,
+    pub var_z_p: Option<f64>,
     pub ranks: Uniformity,
 }
 
@@ -144,7 +149,8 @@ impl Summary {
         let names: Vec<String> = context.statistics.iter().cloned().chain([LOG_P.to_string()]).collect();
         let draws = numbers.first().map_or(0, |first| first.draws);
         let bins = bins(context.family, &numbers);
-        let statistics = if numbers.is_empty() { Vec::new() } else { statistics(&names, &numbers, draws) };
+        let statistics =
+            if numbers.is_empty() { Vec::new() } else { statistics(context.family, &names, &numbers, draws) };
         let average = |value: &dyn Fn(&Numbers) -> Option<[f64; 2]>| -> Option<WithFloor> {
             let values: Vec<[f64; 2]> = numbers.iter().filter_map(|numbers| value(numbers)).collect();
             let mean = |side: usize| mean_sd(&values.iter().map(|pair| pair[side]).collect::<Vec<_>>()).0;
@@ -164,7 +170,7 @@ impl Summary {
             coverage: LEVELS.iter().filter_map(|&level| coverage(level, &numbers)).collect(),
             coverage_curve: curve(&numbers),
             tarp: uniformity(numbers.iter().map(|numbers| &numbers.tarp)),
-            strata: strata(context.strata, &names, &numbers, draws),
+            strata: strata(context, &names, &numbers, draws),
             statistics,
             wasserstein: average(&|numbers| numbers.wasserstein),
             modes: average(&|numbers| numbers.modes),
@@ -206,13 +212,27 @@ fn bins(family: Family, numbers: &[&Numbers]) -> Vec<Bin> {
     rows
 }
 
-fn statistics(names: &[String], numbers: &[&Numbers], draws: u32) -> Vec<Statistic> {
+fn statistics(family: Family, names: &[String], numbers: &[&Numbers], draws: u32) -> Vec<Statistic> {
     let rows = names.iter().enumerate().map(|(index, name)| {
         let places = || numbers.iter().map(|numbers| &numbers.statistics[index]);
         let [mean_score, var_score] = mean_and_variance(&places().map(Place::score).collect::<Vec<_>>(), 1.0);
         let [mean_z, var_z] =
             mean_and_variance(&places().filter_map(|place| place.z).collect::<Vec<_>>(), var_z_expected(draws));
-        Statistic { name: name.clone(), mean_score, var_score, mean_z, var_z, ranks: uniformity(places()) }
+        let groups: Vec<Vec<f64>> = numbers.iter().map(|numbers| numbers.values[index].clone()).collect();
+        let p = |moment, estimate: &Option<Estimate>, bar| {
+            let tested = estimate.filter(|_| family == Family::Network);
+            tested.map(|estimate| outside_p(&groups, moment, estimate.value, bar))
+        };
+        Statistic {
+            name: name.clone(),
+            mean_score,
+            var_score,
+            mean_z_p: p(Moment::Mean, &mean_z, [-NETWORK_MEAN_Z, NETWORK_MEAN_Z]),
+            var_z_p: p(Moment::Variance, &var_z, [1.0 - NETWORK_VAR_Z, 1.0 + NETWORK_VAR_Z]),
+            mean_z,
+            var_z,
+            ranks: uniformity(places()),
+        }
     });
     rows.collect()
 }
@@ -273,7 +293,8 @@ fn curve(numbers: &[&Numbers]) -> Vec<[f64; 2]> {
     points.collect()
 }
 
-fn strata(bounds: &[f64], names: &[String], numbers: &[&Numbers], draws: u32) -> Vec<Stratum> {
+fn strata(context: &Context, names: &[String], numbers: &[&Numbers], draws: u32) -> Vec<Stratum> {
+    let bounds = context.strata;
     if bounds.is_empty() {
         return Vec::new();
     }
@@ -287,7 +308,7 @@ fn strata(bounds: &[f64], names: &[String], numbers: &[&Numbers], draws: u32) ->
             between => format!("S/N {}-{}", bounds[between - 1], bounds[between]),
         };
         let enough = chosen.len() >= FEWEST;
-        let statistics = if enough { statistics(names, &chosen, draws) } else { Vec::new() };
+        let statistics = if enough { statistics(context.family, names, &chosen, draws) } else { Vec::new() };
         Stratum { name, simulations: chosen.len(), statistics }
     });
     rows.collect()
