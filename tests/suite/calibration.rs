@@ -178,8 +178,11 @@ sampler = { method = "exact" }
     // The same truths again, and an analysis that is wrong about them.
     let wrong = problem("wrong", "chain")
         + "truths_of = \"chain\"\nmisspecified = { redshift = 0.1, psf_width = 0.02, noise_fwhm = 1.5 }\n";
+    // Galaxies so faint that draws of the prior, weighted, are the posterior.
+    run(&["draw", "run/prior.safetensors", "--count", "128", "--steps", "6", "--out", "draws.safetensors"]);
+    let faint = problem("faint", "chain") + "signal_to_noise = [0.2, 0.4]\nreference = \"draws.safetensors\"\n";
     let config = format!(
-        "seed = 1\nout = \"out\"\ndraws = 6\n{}{}{wrong}{samplers}",
+        "seed = 1\nout = \"out\"\ndraws = 6\n{}{}{wrong}{faint}{samplers}",
         problem("chain", "chain"),
         problem("ancestral", "ancestral")
     );
@@ -188,7 +191,7 @@ sampler = { method = "exact" }
     let report = report(folder.path());
     let results = report["results"].as_array().unwrap();
     // Nobody has an exact posterior here, so that the method `exact` is not run.
-    assert_eq!(results.len(), 6);
+    assert_eq!(results.len(), 8);
     for result in results {
         let summary = &result["summary"];
         assert_eq!((&summary["simulations"], &summary["failures"]), (&8.into(), &0.into()), "{summary}");
@@ -200,5 +203,12 @@ sampler = { method = "exact" }
     // The data of two kinds of truths differ.
     assert_ne!(results[0]["summary"]["statistics"], results[2]["summary"]["statistics"]);
     assert_ne!(results[0]["summary"]["statistics"], results[4]["summary"]["statistics"]);
+    // Where data tell nearly nothing, the sampler's draws have the width of the prior's.
+    for (index, result) in results.iter().enumerate() {
+        let expected = if index < 6 { 0 } else { 8 };
+        assert_eq!(result["summary"]["references"], expected, "{index}");
+        let spread = &result["summary"]["statistics"][0]["spread"];
+        assert_eq!(spread["value"].as_f64().is_some_and(|ratio| (0.5..2.0).contains(&ratio)), index >= 6, "{spread}");
+    }
     assert!(folder.path().join("out/figures/problems-chain-perturb-map.png").exists());
 }

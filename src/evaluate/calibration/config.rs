@@ -142,6 +142,7 @@ impl CalibrationConfig {
         config.out = folder.join(&config.out);
         for network in config.problems.iter_mut().filter_map(|problem| problem.network.as_mut()) {
             network.prior = folder.join(&network.prior);
+            network.reference = network.reference.as_ref().map(|path| folder.join(path));
         }
         Ok(config)
     }

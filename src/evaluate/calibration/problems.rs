@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::config::{CalibrationConfig, ProblemConfig};
 use super::counting::Counting;
 use super::exact::Exact;
+use super::reference::Weighted;
 use crate::Result;
 use crate::evaluate::statistics;
 use crate::forward::{Latent, Likelihood, NuisancePrior, Stretch};
@@ -62,6 +63,8 @@ pub struct Simulation {
     /// Where each sample has its own: a redshift drawn from the catalogue's error.
     pub of_samples: Option<OfSamples>,
     pub exact: Option<Exact>,
+    /// Draws of the posterior of a network prior, where the problem has a file of draws of the prior.
+    pub reference: Option<Weighted>,
     /// S/N of the data, a function of the data alone; `None` where the problem is not stratified by it.
     pub observed_signal_to_noise: Option<f64>,
 }

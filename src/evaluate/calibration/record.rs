@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::exact::Exact;
-use super::probability::normal_quantile;
+use super::probability::{mean_sd, normal_quantile};
 use super::problems::{Problem, Simulation};
+use super::reference::Weighted;
 use super::wasserstein::sliced;
 use super::wiener;
 use crate::forward::{Latent, Likelihood};
@@ -59,6 +60,15 @@ pub struct Numbers {
     /// Total variation of the mode weights, and that of as many exact draws.
     pub modes: Option<[f64; 2]>,
     pub observed_signal_to_noise: Option<f64>,
+    /// What the posterior is by weighted draws of the prior, whatever they are worth.
+    pub reference: Option<ReferenceNumbers>,
+}
+
+/// Weighted draws of the prior: how many independent ones they are worth, and mean and variance of each statistic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceNumbers {
+    pub effective: f64,
+    pub moments: Vec<[f64; 2]>,
 }
 
 /// Where a truth lies among its draws.
@@ -150,6 +160,8 @@ pub fn measure(
             None,
         ),
     };
+    let reference = simulation.reference.as_ref().map(|weighted| reference_numbers(problem, simulation, weighted));
+    let reference = reference.transpose()?;
     let all = truths.iter().zip(&values).map(|(truth, values)| [&truth[..1], values].concat());
     let numbers = Numbers {
         draws: count,
@@ -160,6 +172,7 @@ pub fn measure(
         wasserstein,
         modes,
         observed_signal_to_noise: simulation.observed_signal_to_noise,
+        reference,
     };
     // Draws may be finite and their squares not.
     if numbers.all_finite() {
@@ -169,14 +182,34 @@ pub fn measure(
     }
 }
 
+fn reference_numbers(
+    problem: &dyn Problem,
+    simulation: &Simulation,
+    Weighted { latent, effective }: &Weighted,
+) -> Result<ReferenceNumbers> {
+    let mut values = problem.measure(simulation, latent)?;
+    values.push(log_likelihood(simulation.likelihood.as_ref(), latent)?);
+    let moments = values.iter().map(|values| mean_sd(values)).map(|(mean, sd)| [mean, sd * sd]);
+    Ok(ReferenceNumbers { effective: *effective, moments: moments.collect() })
+}
+
+/// Weights that are worth fewer draws tell no posterior: their means would be off by a sixth of a standard deviation.
+const LEAST_EFFECTIVE: f64 = 40.0;
+
 impl Numbers {
+    /// The reference, where its weights are worth enough.
+    pub fn reference(&self) -> Option<&ReferenceNumbers> {
+        self.reference.as_ref().filter(|reference| reference.effective >= LEAST_EFFECTIVE)
+    }
+
     /// Whether no number is NaN or infinite: JSON knows no such thing.
     fn all_finite(&self) -> bool {
         let places = self.statistics.iter().chain([&self.tarp]);
         let z = places.filter_map(|place| place.z);
         let bins = self.bins.iter().flat_map(|bin| [bin.error, bin.trace, bin.found]);
         let pairs = self.wasserstein.into_iter().chain(self.modes).flatten();
-        z.chain(bins).chain(pairs).chain(self.observed_signal_to_noise).all(f64::is_finite)
+        let moments = self.reference.iter().flat_map(|reference| reference.moments.iter().flatten().copied());
+        z.chain(bins).chain(pairs).chain(moments).chain(self.observed_signal_to_noise).all(f64::is_finite)
     }
 }
 
@@ -197,7 +230,7 @@ pub fn place(truth: f64, draws: &[f64], uniform: &[f64]) -> Place {
     let below = draws.iter().filter(|&&draw| draw < truth).count();
     let ties = draws.iter().filter(|&&draw| draw == truth).count();
     let rank = below + ((uniform[0] * (ties + 1) as f64) as usize).min(ties);
-    let (mean, sd) = super::probability::mean_sd(draws);
+    let (mean, sd) = mean_sd(draws);
     Place {
         rank: rank as u32,
         fraction: (rank as f64 + uniform[1]) / (draws.len() as f64 + 1.0),

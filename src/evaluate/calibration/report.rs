@@ -9,7 +9,7 @@ use super::config::CalibrationConfig;
 use super::probability::Estimate;
 use super::problems::Problem;
 use super::run::Plan;
-use super::summary::{Context, Subject, Summary};
+use super::summary::{Context, Statistic, Subject, Summary};
 use super::verdict::{Judged, Verdict, judge};
 use crate::Result;
 
@@ -202,6 +202,19 @@ fn reasons(row: &Judged, out: &mut String) -> std::fmt::Result {
         let more = chosen.len().saturating_sub(NAMED);
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         writeln!(out, "  {name}: {what}: {}{more}", shown.join("; "))?;
+    }
+    if summary.references > 0 {
+        let cell = |row: &Statistic| {
+            let of =
+                |one: &Option<Estimate>| one.map_or("-".into(), |one| format!("{:.2}+-{:.2}", one.value, one.error));
+            format!("{} {} / {}", row.name, of(&row.shift), of(&row.spread))
+        };
+        let cells = summary.statistics.iter().map(cell).collect::<Vec<_>>().join("; ");
+        let count = summary.references;
+        writeln!(
+            out,
+            "  {name}, {count} simulations against weighted prior draws: shift in sd / variance ratio: {cells}"
+        )?;
     }
     for stratum in &summary.strata {
         let cell = |estimate: &Option<Estimate>| {

@@ -55,7 +55,13 @@ impl Plan {
         for entry in &config.problems {
             let prior = entry.network.as_ref().map(|network| digest::file(&network.prior)).transpose()?;
             // A prior is what its bytes are, wherever they lie.
-            let network = entry.network.clone().map(|network| NetworkConfig { prior: PathBuf::new(), ..network });
+            let reference = entry.network.as_ref().and_then(|network| network.reference.as_deref());
+            let reference = reference.map(digest::file).transpose()?;
+            let network = entry.network.clone().map(|network| NetworkConfig {
+                prior: PathBuf::new(),
+                reference: None,
+                ..network
+            });
             for case in problems::build(config, entry, device)? {
                 let name = case.problem.name().to_string();
                 for (sampler, chosen) in samplers.iter().enumerate() {
@@ -77,6 +83,7 @@ impl Plan {
                             &network
                         ),
                         "prior": prior,
+                        "reference": reference,
                         "sampler": chosen.sampler,
                         "inflate": chosen.inflate,
                     });

@@ -38,6 +38,8 @@ pub struct Summary {
     pub subject: Subject,
     pub draws: u32,
     pub simulations: usize,
+    /// Those of which weighted draws of the prior tell the posterior.
+    pub references: usize,
     /// Simulations without numbers, and the first one's reason.
     pub failures: usize,
     pub first_failure: Option<String>,
@@ -94,6 +96,10 @@ pub struct Statistic {
     /// (`exchange.rs`); `None` where other bars hold.
     pub mean_z_p: Option<f64>,
     pub var_z_p: Option<f64>,
+    /// Against the posterior by weighted draws of the prior, where there is one: mean of the draws less its mean, in its standard
+    /// deviations, and their variance over its.
+    pub shift: Option<Estimate>,
+    pub spread: Option<Estimate>,
     pub ranks: Uniformity,
 }
 
@@ -163,6 +169,7 @@ impl Summary {
             subject,
             draws,
             simulations: records.len(),
+            references: numbers.iter().filter(|numbers| numbers.reference().is_some()).count(),
             failures: records.len() - numbers.len(),
             first_failure: records.iter().find_map(|record| record.failure.clone()),
             calibration_error: error_of(context.family, &bins, &statistics),
@@ -231,10 +238,27 @@ fn statistics(family: Family, names: &[String], numbers: &[&Numbers], draws: u32
             var_z_p: p(Moment::Variance, &var_z, [1.0 - NETWORK_VAR_Z, 1.0 + NETWORK_VAR_Z]),
             mean_z,
             var_z,
+            shift: against("shift", numbers, index, |[mean, variance], own| (own[0] - mean) / variance.sqrt()),
+            spread: against("spread", numbers, index, |[_, variance], own| own[1] / variance),
             ranks: uniformity(places()),
         }
     });
     rows.collect()
+}
+
+/// The mean over simulations of what `of` says of the moments (mean, variance) of a statistic's reference and of its draws.
+fn against(what: &str, numbers: &[&Numbers], index: usize, of: impl Fn([f64; 2], [f64; 2]) -> f64) -> Option<Estimate> {
+    let each = |numbers: &&Numbers| {
+        let reference = numbers.reference()?;
+        let (mean, sd) = mean_sd(numbers.values[index].get(1..)?);
+        let value = of(*reference.moments.get(index)?, [mean, sd * sd]);
+        value.is_finite().then_some(value)
+    };
+    let values: Vec<f64> = numbers.iter().filter_map(each).collect();
+    if values.len() < FEWEST {
+        return None;
+    }
+    bootstrap(what, values.len(), |chosen| chosen.iter().map(|&at| values[at]).sum::<f64>() / chosen.len() as f64)
 }
 
 /// Mean, and variance in units of what it is `expected` to be. Neither is held to be more certain than of normal values.

@@ -107,6 +107,11 @@ fn checks(family: Family, summary: &Summary) -> Vec<Check> {
     } else {
         summary.strata.iter().for_each(|stratum| checks.extend(z_checks(&stratum.name, &stratum.statistics)));
     }
+    for row in &summary.statistics {
+        let name = |what: &str| format!("{what} of {} against weighted prior draws", row.name);
+        checks.extend(bar(name("shift"), &row.shift, [-NETWORK_MEAN_Z, NETWORK_MEAN_Z]));
+        checks.extend(bar(name("variance ratio"), &row.spread, [1.0 - NETWORK_VAR_Z, 1.0 + NETWORK_VAR_Z]));
+    }
     let hypothesis = |name: String, value: f64, p: f64| Check { name, value, bar: None, met: None, p, rejected: false };
     for row in &summary.coverage {
         checks.push(hypothesis(format!("coverage {}", row.level), row.found - row.expected, row.p));
@@ -173,8 +178,17 @@ mod tests {
             let (wasserstein, modes, bins) = (None, None, [BinSums::default(); 3]);
             let observed_signal_to_noise = Some(f64::from(index % 2));
             let draws = draws as u32;
-            let numbers =
-                Numbers { draws, statistics, values, tarp, bins, wasserstein, modes, observed_signal_to_noise };
+            let numbers = Numbers {
+                draws,
+                statistics,
+                values,
+                tarp,
+                bins,
+                wasserstein,
+                modes,
+                observed_signal_to_noise,
+                reference: None,
+            };
             let cost = Cost { forwards: 1.0, gradients: 0.0, seconds: 0.0 };
             Record { failure: None, numbers: Some(numbers), cost }
         };

@@ -224,6 +224,7 @@ impl Problem for GalaxyMixture {
             exact: Some(exact),
             of_samples: None,
             observed_signal_to_noise: None,
+            reference: None,
         })
     }
 

@@ -209,6 +209,7 @@ impl Problem for GaussianField {
             exact: Some(exact),
             of_samples: None,
             observed_signal_to_noise: None,
+            reference: None,
         })
     }
 

@@ -234,6 +234,7 @@ impl Problem for Mixture25 {
             exact: Some(exact),
             of_samples: None,
             observed_signal_to_noise: None,
+            reference: None,
         })
     }
 

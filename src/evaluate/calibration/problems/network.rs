@@ -12,6 +12,7 @@ use tch::{Device, Tensor};
 use super::{Family, OfSamples, Problem, Setting, Simulation};
 use crate::config::check::Checker;
 use crate::evaluate::calibration::counting::Counting;
+use crate::evaluate::calibration::reference::Reference;
 use crate::evaluate::mock::{Misspecified, Mock, Observing, Scene, Truths, chain_draws, observe};
 use crate::evaluate::statistics;
 use crate::forward::{GalaxyLikelihood, Latent, Likelihood};
@@ -33,6 +34,9 @@ const ANCESTRAL_STEPS: u32 = 64;
 pub struct NetworkConfig {
     /// A prior's safetensors file; relative paths are relative to the config file.
     pub prior: PathBuf,
+    /// Draws of that prior, of `unseeing draw PRIOR --out FILE.safetensors`, relative to the config file: weighted by their likelihood
+    /// they are the posterior, where data are faint, and samplers' means and variances are held against its.
+    pub reference: Option<PathBuf>,
     #[serde(default = "chain")]
     pub truths: Truths,
     /// Redshifts, uniform.
@@ -98,6 +102,13 @@ impl NetworkConfig {
         check.need(!self.prior.as_os_str().is_empty(), &format!("{key}.prior"), "expected a prior's file")?;
         check.at_least_zero(self.redshift_error, &format!("{key}.redshift_error"))?;
         let Misspecified { redshift, psf_width, noise_fwhm } = self.misspecified;
+        let same =
+            self.reference.is_none() || (self.redshift_error == 0.0 && self.misspecified == Misspecified::NOTHING);
+        check.need(
+            same,
+            &format!("{key}.reference"),
+            "expected none where redshifts scatter or the analysis is wrong",
+        )?;
         let wrong = |name: &str| format!("{key}.misspecified.{name}");
         let positive = redshift.is_finite() && self.redshift[0] + redshift > 0.0;
         check.need(positive, &wrong("redshift"), "expected a number that leaves all redshifts positive")?;
@@ -113,6 +124,7 @@ pub struct Network {
     config: NetworkConfig,
     setting: Rc<Setting>,
     scene: Scene,
+    reference: Option<Reference>,
 }
 
 impl Network {
@@ -133,9 +145,11 @@ impl Network {
             device,
             seed,
         };
+        let reference = config.reference.as_ref();
+        let reference = reference.map(|path| Reference::read(path, prior.shape(), device)).transpose()?;
         let Prior { denoiser, card, covariance, spread, .. } = prior;
         let setting = Setting { denoiser: Counting::new(denoiser), card, covariance, spread };
-        Ok(Network { name: name.into(), config: config.clone(), setting: Rc::new(setting), scene })
+        Ok(Network { name: name.into(), config: config.clone(), setting: Rc::new(setting), scene, reference })
     }
 
     /// `redshift_shift` is by how much the analysis has another redshift than the truth.
@@ -210,6 +224,9 @@ impl Problem for Network {
 
     fn simulate(&self, index: u32, sampler: Option<&dyn Sampler>) -> Result<Simulation> {
         let Mock { likelihood, truth, observed_signal_to_noise, redshift, .. } = self.observation(index, sampler)?;
+        let object = format!("{} reference {index}", self.name);
+        let posterior = |reference: &Reference| reference.posterior(&likelihood, self.scene.seed, &object);
+        let reference = self.reference.as_ref().map(posterior).transpose()?;
         let (likelihood, of_samples): (Box<dyn Likelihood>, _) = if self.config.redshift_error > 0.0 {
             let own = likelihood.for_pitches(&[pitch(self.scene.pixel_kpc, redshift[0])?])?;
             (Box::new(own), Some(self.of_samples(index, redshift[1], likelihood)?))
@@ -223,6 +240,7 @@ impl Problem for Network {
             of_samples,
             exact: None,
             observed_signal_to_noise: Some(observed_signal_to_noise),
+            reference,
         })
     }
 

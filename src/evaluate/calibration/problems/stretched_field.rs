@@ -231,6 +231,7 @@ impl Problem for StretchedField {
             exact: Some(self.exact(&data, &object)?),
             of_samples: None,
             observed_signal_to_noise: None,
+            reference: None,
         })
     }
 
