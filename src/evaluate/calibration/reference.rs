@@ -14,10 +14,13 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::forward::{Latent, Likelihood};
+use crate::io::bytes;
+use crate::prior::store::Store;
 use crate::random::{Key, Purpose};
 use crate::{Error, Result};
 
-/// The tensor of the draws in a file of `unseeing draw`.
+/// The metadata key of the prior's digest, and the tensor of the draws, in a file of `unseeing draw`.
+const PRIOR: &str = "prior";
 const IMAGES: &str = "stretched";
 /// Images that are predicted at a time.
 const BATCH: i64 = 64;
@@ -42,24 +45,24 @@ pub struct Weighted {
 }
 
 impl Reference {
-    /// Reads what `unseeing draw PRIOR --out FILE.safetensors` wrote; images must be of `shape`.
-    pub fn read(path: &Path, shape: [i64; 3], device: Device) -> Result<Self> {
-        let why = |error: String| {
+    /// Reads what `unseeing draw PRIOR --out FILE.safetensors` wrote, of the prior with this `digest` and `shape`. Draws of another
+    /// prior, which would pass for a posterior, are an error.
+    pub fn read(path: &Path, digest: &str, shape: [i64; 3], device: Device) -> Result<Self> {
+        let why = |what: String| {
             Error::file(
                 path,
-                format!("{error}: expected draws of the prior, of `unseeing draw PRIOR --out FILE.safetensors`"),
+                format!("{what}: expected draws of this prior, of `unseeing draw PRIOR --out FILE.safetensors`"),
             )
         };
-        let tensors = Tensor::read_safetensors(path).map_err(|error| why(error.to_string()))?;
-        let images = tensors.into_iter().find(|(name, _)| name == IMAGES).map(|(_, images)| images);
-        let images = images.ok_or_else(|| why(format!("has no tensor `{IMAGES}`")))?;
-        if images.size().len() != 4 || images.size()[1..] != shape {
+        let store = Store::from_bytes(&bytes::read(path)?, PRIOR).map_err(|error| why(error.to_string()))?;
+        if store.text != digest {
+            return Err(why("holds draws of another prior".into()));
+        }
+        let images = store.any(IMAGES).map_err(|error| why(error.to_string()))?;
+        if images.size().len() != 4 || images.size()[0] == 0 || images.size()[1..] != shape {
             return Err(why(format!("images of shape {:?}, those of the prior are {shape:?}", images.size())));
         }
-        if images.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-            return Err(why("holds numbers that are not finite".into()));
-        }
-        Ok(Reference { images: images.f_to_kind(Kind::Float)?.f_to_device(device)? })
+        Ok(Reference { images: images.f_to_device(device)? })
     }
 
     /// The posterior under `likelihood`, whose noise must not depend on the model; `object` names it in the keys.
@@ -140,6 +143,7 @@ mod tests {
     use super::*;
     use crate::evaluate::mock::{Misspecified, Mock, Observing, Scene, observe};
     use crate::forward::Stretch;
+    use crate::prior::store::to_bytes;
 
     const SIZE: i64 = 32;
 
@@ -242,16 +246,27 @@ mod tests {
     fn files_that_are_no_draws_are_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("draws.safetensors");
-        let read =
-            || Reference::read(&path, [3, SIZE, SIZE], Device::Cpu).map(|_| ()).map_err(|error| error.to_string());
+        let read = || {
+            let read = Reference::read(&path, "mine", [3, SIZE, SIZE], Device::Cpu);
+            read.map(|_| ()).map_err(|error| error.to_string())
+        };
         assert!(read().unwrap_err().contains("draws.safetensors"));
-        Tensor::write_safetensors(&[("other", &images())], &path).unwrap();
-        assert!(read().unwrap_err().contains("has no tensor `stretched`"));
-        Tensor::write_safetensors(&[("stretched", &images().narrow(2, 0, 8).contiguous())], &path).unwrap();
+        std::fs::write(&path, "no tensors").unwrap();
+        assert!(read().unwrap_err().contains("not a usable safetensors file"));
+        let write = |prior: &str, name: &str, images: Tensor| {
+            std::fs::write(&path, to_bytes(PRIOR, prior, &[(name.into(), images)]).unwrap()).unwrap();
+        };
+        write("another", IMAGES, images());
+        assert!(read().unwrap_err().contains("holds draws of another prior"));
+        write("mine", "other", images());
+        assert!(read().unwrap_err().contains("there is no tensor `stretched`"));
+        write("mine", IMAGES, images().narrow(2, 0, 8));
         assert!(read().unwrap_err().contains("images of shape"));
-        Tensor::write_safetensors(&[("stretched", &(images() * f64::NAN))], &path).unwrap();
+        write("mine", IMAGES, images().narrow(0, 0, 0));
+        assert!(read().unwrap_err().contains("images of shape"));
+        write("mine", IMAGES, images() * f64::NAN);
         assert!(read().unwrap_err().contains("not finite"));
-        Tensor::write_safetensors(&[("stretched", &images())], &path).unwrap();
+        write("mine", IMAGES, images());
         assert_eq!(read(), Ok(()));
     }
 }

@@ -34,8 +34,9 @@ const ANCESTRAL_STEPS: u32 = 64;
 pub struct NetworkConfig {
     /// A prior's safetensors file; relative paths are relative to the config file.
     pub prior: PathBuf,
-    /// Draws of that prior, of `unseeing draw PRIOR --out FILE.safetensors`, relative to the config file: weighted by their likelihood
-    /// they are the posterior, where data are faint, and samplers' means and variances are held against its.
+    /// Draws of that prior, of `unseeing draw PRIOR --out FILE.safetensors` with as many `--steps` as the sampler has, since truths are
+    /// draws of its chain. Weighted by their likelihood they are the posterior, where data are faint, and samplers' means and variances
+    /// are held against its. The path is relative to the config file.
     pub reference: Option<PathBuf>,
     #[serde(default = "chain")]
     pub truths: Truths,
@@ -146,7 +147,8 @@ impl Network {
             seed,
         };
         let reference = config.reference.as_ref();
-        let reference = reference.map(|path| Reference::read(path, prior.shape(), device)).transpose()?;
+        let reference =
+            reference.map(|path| Reference::read(path, &prior.digest, prior.shape(), device)).transpose()?;
         let Prior { denoiser, card, covariance, spread, .. } = prior;
         let setting = Setting { denoiser: Counting::new(denoiser), card, covariance, spread };
         Ok(Network { name: name.into(), config: config.clone(), setting: Rc::new(setting), scene, reference })
