@@ -203,15 +203,21 @@ mod tests {
         judged_as(|value| value, seed, simulations, fault)
     }
 
+    /// Of bell-shaped posteriors, and of such with a long tail, log-normal with sigma 1.5.
     #[test]
     fn few_simulations_of_a_network_reject_no_more_than_they_should() {
-        let failed = |simulations| {
-            (0..60).filter(|&seed| judged(seed, simulations, [1.0, 0.0]).verdict == Verdict::Fail).count()
-        };
-        // 5 % of 60 are 3; nine or more happen once in 500.
-        for simulations in [18, 60] {
-            let failed = failed(simulations);
-            assert!(failed <= 8, "{simulations} simulations: {failed} of 60");
+        for (name, shape) in
+            [("normal", (|value| value) as fn(f64) -> f64), ("long-tailed", |value| (1.5 * value).exp())]
+        {
+            let failed = |simulations| {
+                let fails = |&seed: &u64| judged_as(shape, seed, simulations, [1.0, 0.0]).verdict == Verdict::Fail;
+                (0..60).filter(fails).count()
+            };
+            // 5 % of 60 are 3; nine or more happen once in 500.
+            for simulations in [18, 60] {
+                let failed = failed(simulations);
+                assert!(failed <= 8, "{name}, {simulations} simulations: {failed} of 60");
+            }
         }
     }
 
