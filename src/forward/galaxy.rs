@@ -265,6 +265,10 @@ impl Likelihood for GalaxyLikelihood {
         }
     }
 
+    fn bend(&self, image: &Tensor) -> Result<Option<Tensor>> {
+        self.stretch.bend(image).map(Some)
+    }
+
     fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>> {
         let unit = self.stretch.inverse(&latent.image)?;
         let scale = self.scale(latent, &unit)?;

@@ -97,6 +97,11 @@ pub trait Likelihood: Send {
     fn reach(&self) -> Option<f64> {
         None
     }
+    /// How much flux bends at each pixel: the second over the first derivative of flux by the image, dimensionless. The model is
+    /// then exponential in ln a, too. `None` where the model is linear in both.
+    fn bend(&self, _image: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
     /// One likelihood for all samples, where each has its own: what may be approximate is made of it, for any batch. `None`
     /// where samples have the same anyway.
     fn common(&self) -> Option<Common<'_>> {

@@ -39,6 +39,14 @@ impl Stretch {
             Stretch::Asinh { scale } => image.f_cosh()?.f_mul_scalar(*scale)?,
         })
     }
+
+    /// The second derivative of S^-1 over the first.
+    pub fn bend(&self, image: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Stretch::Linear { .. } => image.f_zeros_like()?,
+            Stretch::Asinh { .. } => image.f_tanh()?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +68,9 @@ mod tests {
             let error = (&slope / stretch.slope(&image).unwrap() - 1.0).abs().max().double_value(&[]);
             // Central difference: rounding 1e-16 / h.
             assert!(error < 1e-8, "{error}");
+            let second = (stretch.slope(&(&image + h)).unwrap() - stretch.slope(&(&image - h)).unwrap()) / (2.0 * h);
+            let error = (second / stretch.slope(&image).unwrap() - stretch.bend(&image).unwrap()).abs().max();
+            assert!(error.double_value(&[]) < 1e-8, "{error:?}");
         }
     }
 }

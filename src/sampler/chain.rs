@@ -3,8 +3,8 @@
 
 use tch::Tensor;
 
+use super::amplitude::draw_nuisance;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::draw_nuisance;
 use super::guidance::with_prior_nuisance;
 use super::{Problem, State};
 use crate::forward::{Latent, Likelihood};

@@ -17,8 +17,8 @@
 
 use tch::Tensor;
 
+use super::amplitude::draw_nuisance;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::draw_nuisance;
 use super::guidance::{TINY, image_direction, norm};
 use super::tangent::tangent_error;
 use super::{Problem, Sampler, State, chain};

@@ -16,8 +16,9 @@
 
 use tch::{Kind, Tensor};
 
+use super::amplitude::draw_nuisance;
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{self, GaussNewton, draw_nuisance, scale_image};
+use super::gauss_newton::{self, GaussNewton, scale_image};
 use super::guidance::with_prior_nuisance;
 use super::tangent::tangent_error;
 use super::{Problem, Sampler, State, chain};

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use tch::Tensor;
 
 use super::Problem;
-use super::condition::{perturbation, scale_by_prior};
+use super::condition::scale_by_prior;
 use super::conjugate_gradient::{self, Stop};
 use super::preconditioner::Preconditioner;
 use super::tangent::within_reach;
@@ -134,24 +134,4 @@ pub fn scale_image(direction: &Latent, nuisance: &NuisancePrior, variance: &Tens
 pub fn modes(covariance: &Covariance, sd: &Tensor) -> Result<Tensor> {
     let [channels, height, width] = covariance.shape;
     Ok(covariance.components.f_view([-1, channels, height, width])?.f_mul(sd)?)
-}
-
-/// A draw of amplitude and sky given the image and the data.
-pub fn draw_nuisance(
-    problem: &Problem,
-    likelihood: &dyn Likelihood,
-    step: u32,
-    point: &Latent,
-    stop: Stop,
-) -> Result<Latent> {
-    let nuisance = likelihood.nuisance();
-    let fixed = Latent {
-        image: point.image.shallow_clone(),
-        ln_amplitude: nuisance.ln_amplitude_mean.f_unsqueeze(0)?,
-        sky: nuisance.sky_sd.f_zeros_like()?.f_unsqueeze(0)?,
-    };
-    let centre = fixed.plus(&perturbation(problem, nuisance, step, point.image.f_zeros_like()?)?)?;
-    let prior = |direction: &Latent| scale_by_prior(direction, nuisance, None);
-    let given = GaussNewton { likelihood, prior: &prior, modes: None, rounds: 1, tangent_error: 0.0, stop };
-    given.draw(problem, step, &centre, point)
 }

@@ -9,10 +9,12 @@ use crate::prior::Denoiser;
 use crate::random::BlockNoise;
 use crate::{Error, Result};
 
+mod amplitude;
 pub mod build;
 mod chain;
 mod condition;
 pub mod conjugate_gradient;
+mod curvature;
 pub mod daps;
 pub mod diffpir;
 pub mod dps;

@@ -26,14 +26,16 @@ use std::rc::Rc;
 
 use tch::Tensor;
 
+use super::amplitude::draw_nuisance;
 use super::condition::{ConditionedPrior, perturbation};
 use super::conjugate_gradient::Stop;
-use super::gauss_newton::{self, draw_nuisance};
+use super::curvature::Curvature;
+use super::gauss_newton;
 use super::guidance::with_prior_nuisance;
 use super::inflation::{self, inflation};
 use super::local_inflation::local_inflation;
 use super::preconditioner::Preconditioner;
-use super::tangent::{good_below, tangent_error, within_reach};
+use super::tangent::{good_below, tangent_error_of, within_reach};
 use super::{Problem, Sampler, State, chain};
 use crate::Result;
 use crate::forward::{Latent, Likelihood, Linearized};
@@ -137,7 +139,7 @@ impl PerturbMap {
             sky: before.sky.shallow_clone(),
         };
         let estimate = with_prior_nuisance(problem, denoised)?;
-        let error = tangent_error(level.t());
+        let error = tangent_error_of(likelihood.linearize(&point)?.as_ref(), level.t())?;
         let mut linear: Rc<dyn Linearized> = likelihood.linearize_within(&point, error)?.into();
         let mut data = likelihood.data().f_unsqueeze(0)?;
         let mut perturbed = None;
@@ -152,12 +154,17 @@ impl PerturbMap {
         let good = level.t() < good_below(linear.as_ref())?;
         let again = if good { 0 } else { self.settings.relinearizations };
         let mut wider = false;
+        let mut curvature: Option<Curvature> = None;
         let mut round = 0;
         loop {
             let prior = ConditionedPrior::new(likelihood, nuisance, &level, &point.image)?;
             let centre = match &perturbed {
                 Some((shift, slack)) => prior.centre(&estimate.plus(shift)?, &point.image, Some(slack))?,
                 None => prior.centre(&estimate, &point.image, None)?,
+            };
+            let centre = match (&curvature, likelihood.bend(&point.image)?) {
+                (Some(curvature), Some(bend)) => centre.plus(&prior.apply(&curvature.pull(&bend)?)?)?,
+                _ => centre,
             };
             let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
             let apply = |direction: &Latent| prior.apply(direction);
@@ -168,6 +175,9 @@ impl PerturbMap {
             let change = apply(&pull)?;
             if let (0, false, Some((shift, _))) = (round, wider, &mut perturbed) {
                 let own = centre.image.f_sub(&prior.centre(&estimate, &point.image, None)?.image)?;
+                if again > 0 {
+                    curvature = Some(Curvature::measured(&own, &shift.ln_amplitude, &pull)?);
+                }
                 let mut factor = inflation(&pull.image, &change.image, &own, preconditioner.directions()?)?;
                 if self.widen_all_or_none && !inflation::most(&factor)? {
                     factor = factor.f_ones_like()?;

@@ -30,7 +30,7 @@ use super::gauss_newton;
 use super::guidance::with_prior_nuisance;
 use super::perturb_map::PerturbMap;
 use super::preconditioner::Preconditioner;
-use super::tangent::tangent_error;
+use super::tangent::tangent_error_of;
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood, Linearized};
 use crate::prior::local::Local;
@@ -79,7 +79,7 @@ impl PerturbMapSmc {
             ln_amplitude: before.ln_amplitude.shallow_clone(),
             sky: before.sky.shallow_clone(),
         };
-        let error = tangent_error(level.t());
+        let error = tangent_error_of(likelihood.linearize(&point)?.as_ref(), level.t())?;
         let linear: Rc<dyn Linearized> = likelihood.linearize_within(&point, error)?.into();
         let prior = ConditionedPrior::new(likelihood, likelihood.nuisance(), level, denoised)?;
         let centre = |image: Tensor| prior.centre(&with_prior_nuisance(problem, image)?, denoised, None);

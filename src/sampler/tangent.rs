@@ -5,11 +5,13 @@ use tch::{Kind, Tensor};
 use crate::Result;
 use crate::forward::{Latent, Linearized};
 
-/// What is counted as the tangent's error at t = 1, relative to the flux. What is counted is not fitted: against long chains on
-/// images that are Gaussian in the stretched space, with 0.02 the flux of draws was too faint at S/N 5 and 50 by 0.22 and 0.16
-/// (+- 0.04) posterior deviations, that of their outskirts by 0.26 and 0.23; with 0.01 by 0.02 and -0.03, and 0.12 and 0.06; with 0.0075
-/// by -0.03 and -0.05, and 0.01 and 0.01; with 0.005 by -0.15 and -0.10, and -0.06 and -0.04 (60 simulations of 31 draws).
+/// What is counted as the tangent's error at t = 1, relative to the flux. What is counted is not fitted: with 0.02, draws of faint
+/// galaxies were too faint by 0.2 posterior deviations, against long chains on images that are Gaussian in the stretched space.
 const TANGENT_ERROR: f64 = 0.0075;
+/// Below this S/N less is counted, in proportion: a faint galaxy's noise spares the solver by itself. With all of it, draws at S/N 5 and
+/// 50 were too faint by 0.12 (+- 0.04) posterior deviations in either case, with none of it by -0.03 and 0.04 (30 simulations of 31
+/// draws); at S/N 500 it makes no difference but in cost: without it, a bright galaxy of HSC took twice as long.
+const FULL_FROM: f64 = 150.0;
 const LARGEST_TANGENT_ERROR: f64 = 0.5;
 
 /// A tangent is good enough, and is not taken anew, where t^2, twice its error in flux, is this many times the noise of the
@@ -34,9 +36,14 @@ pub fn within_reach(solution: Latent, point: &Latent, reach: Option<f64>) -> Res
 /// The noise level below which tangents of a galaxy are good enough, by its S/N in all bands at the point of linearisation
 /// (the median of the samples: a lost one has no say).
 pub fn good_below(linear: &dyn Linearized) -> Result<f64> {
+    Ok((GOOD / signal_to_noise(linear)?).sqrt().min(LARGEST_GOOD))
+}
+
+/// S/N in all bands at the point of linearisation, the median of the samples.
+fn signal_to_noise(linear: &dyn Linearized) -> Result<f64> {
     let squares = linear.prediction().f_square()?.f_div(linear.variance())?;
-    let signal_to_noise = squares.f_sum_dim_intlist(&[1i64, 2, 3][..], false, Kind::Float)?.f_sqrt()?.f_nanmedian()?;
-    Ok((GOOD / signal_to_noise.f_to_kind(Kind::Double)?.f_double_value(&[])?).sqrt().min(LARGEST_GOOD))
+    let median = squares.f_sum_dim_intlist(&[1i64, 2, 3][..], false, Kind::Float)?.f_sqrt()?.f_nanmedian()?;
+    Ok(median.f_to_kind(Kind::Double)?.f_double_value(&[])?)
 }
 
 /// Relative error of the tangent of the stretch at noise level `t`, beyond what linearising anew takes care of. Counted as
@@ -45,6 +52,12 @@ pub fn good_below(linear: &dyn Linearized) -> Result<f64> {
 /// simulated galaxies had a chi^2 that was 10 above that of the truths, with 0.02 t^2 5.
 pub fn tangent_error(t: f64) -> f64 {
     (TANGENT_ERROR * t * t).min(LARGEST_TANGENT_ERROR)
+}
+
+/// The same for the galaxy that `linear` is linearised at, without an error of the tangent.
+pub fn tangent_error_of(linear: &dyn Linearized, t: f64) -> Result<f64> {
+    // Where no sample is a number, the full error: a lost block is to be counted, not to stop the object.
+    Ok(tangent_error(t) * (signal_to_noise(linear)? / FULL_FROM).min(1.0))
 }
 
 #[cfg(test)]

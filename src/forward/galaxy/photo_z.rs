@@ -125,6 +125,10 @@ impl Likelihood for PhotoZLikelihood {
         self.own.reach()
     }
 
+    fn bend(&self, image: &Tensor) -> Result<Option<Tensor>> {
+        self.own.bend(image)
+    }
+
     fn common(&self) -> Option<Common<'_>> {
         Some(Common { likelihood: &self.common, weights: &self.weights })
     }
