@@ -208,6 +208,112 @@ impl Density {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::GalaxyLikelihood;
+    use crate::forward::NuisancePrior;
+    use crate::forward::galaxy::tests::{input, latent};
+    use crate::random::{BlockNoise, Key};
+    use tch::Device;
+
+    /// A galaxy of S/N 5 or so with its prior of ln a, linearised 0.4 off.
+    fn faint(amplitudes: i64, mean: f64, data: Option<Tensor>) -> GalaxyLikelihood {
+        let plain = input(Kind::Float, amplitudes, false);
+        let options = (Kind::Float, Device::Cpu);
+        let nuisance = NuisancePrior {
+            ln_amplitude_mean: Tensor::full([amplitudes], mean, options),
+            ln_amplitude_sd: Tensor::full([amplitudes], 0.5, options),
+            sky_sd: Tensor::full([3], 0.3, options),
+        };
+        let data = data.unwrap_or_else(|| plain.data.copy());
+        GalaxyLikelihood::new(crate::forward::GalaxyLikelihoodInput {
+            data,
+            gain: None,
+            relative_error: 0.0,
+            nuisance,
+            ..plain
+        })
+        .unwrap()
+    }
+
+    /// Draws of ln a and sky against sums over a grid, with the sky integrated in closed form.
+    #[test]
+    fn draws_are_those_of_the_exact_posterior() {
+        let count = 2000u32;
+        for (amplitudes, mean) in [(1i64, 4.4), (3, 1.2)] {
+            let batch = i64::from(count);
+            let image = latent(1, amplitudes, 7, Kind::Float).image;
+            let at = |image: Tensor, ln_amplitude: f64, sky: f64| {
+                let options = (Kind::Float, Device::Cpu);
+                let batch = image.size()[0];
+                Latent {
+                    image,
+                    ln_amplitude: Tensor::full([batch, amplitudes], ln_amplitude, options),
+                    sky: Tensor::full([batch, 3], sky, options),
+                }
+            };
+            let first = faint(amplitudes, mean, None);
+            let truth = at(image.copy(), mean + 0.2, 0.2);
+            let variance = first.linearize(&truth).unwrap().variance().copy();
+            let size = variance.size();
+            let white =
+                Key::new(3, "amplitude", 0, Purpose::Evaluation, 0).normal(size.iter().product::<i64>() as usize);
+            let noise = Tensor::from_slice(&white).view(size.as_slice()) * variance.sqrt() * first.mask();
+            let likelihood = faint(amplitudes, mean, Some((first.predict(&truth).unwrap() + noise).squeeze_dim(0)));
+            let point = at(image.repeat([batch, 1, 1, 1]), mean - 0.2, 0.0);
+            let problem = Problem {
+                denoiser: &crate::sampler::toy::UnitGaussian,
+                likelihood: Some(&likelihood),
+                noise: BlockNoise::new(1, "amplitude", 0, count),
+                device: Device::Cpu,
+            };
+            let stop = Stop { tolerance: 0.3, iterations: 200 };
+            let draws = draw_nuisance(&problem, &likelihood, 0, &point, stop).unwrap();
+
+            let sum = |x: Tensor| {
+                Vec::<f64>::try_from(x.sum_dim_intlist([0i64, 2, 3].as_slice(), false, Kind::Double)).unwrap()
+            };
+            let weight = likelihood.mask().unsqueeze(0) / &variance;
+            let precision: Vec<f64> = sum(weight.copy()).iter().map(|p| p + 1.0 / 0.09).collect();
+            let grid: Vec<f64> = (0..801).map(|i| mean + (f64::from(i) / 400.0 - 1.0) * 3.0).collect();
+            // ln p of each band and the mean of its sky, for each node.
+            let nodes: Vec<(Vec<f64>, Vec<f64>)> = grid
+                .iter()
+                .map(|l| {
+                    let rest = likelihood.data() - likelihood.predict(&at(image.copy(), *l, 0.0)).unwrap();
+                    let (squares, along) = (sum(rest.square() * &weight), sum(&rest * &weight));
+                    let sky: Vec<f64> = along.iter().zip(&precision).map(|(a, p)| a / p).collect();
+                    let ln = (0..3).map(|band| -0.5 * (squares[band] - along[band] * sky[band])).collect();
+                    (ln, sky)
+                })
+                .collect();
+            for amplitude in 0..amplitudes as usize {
+                let bands = if amplitudes == 1 { 0..3 } else { amplitude..amplitude + 1 };
+                let ln: Vec<f64> = grid
+                    .iter()
+                    .zip(&nodes)
+                    .map(|(l, (ln, _))| {
+                        bands.clone().map(|band| ln[band]).sum::<f64>() - 0.5 * ((l - mean) / 0.5).powi(2)
+                    })
+                    .collect();
+                let top = ln.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = ln.iter().map(|ln| (ln - top).exp()).collect();
+                let expect = |value: &dyn Fn(usize) -> f64| {
+                    weights.iter().enumerate().map(|(i, w)| w * value(i)).sum::<f64>() / weights.iter().sum::<f64>()
+                };
+                let expected = expect(&|i| grid[i]);
+                let variance = expect(&|i| (grid[i] - expected).powi(2));
+                let own = draws.ln_amplitude.select(1, amplitude as i64).to_kind(Kind::Double);
+                let off = (own.mean(Kind::Double).double_value(&[]) - expected) / variance.sqrt();
+                let ratio = own.var(true).double_value(&[]) / variance;
+                // Four standard errors of so many draws.
+                assert!(variance > 0.01 && off.abs() < 0.09, "{amplitudes} {amplitude}: {off} of {variance}");
+                assert!((ratio - 1.0).abs() < 0.13, "{amplitudes} {amplitude}: {ratio}");
+                let band = bands.start;
+                let sky = draws.sky.select(1, band as i64).mean(Kind::Double).double_value(&[]);
+                let off = (sky - expect(&|i| nodes[i].1[band])) * precision[band].sqrt();
+                assert!(off.abs() < 0.12, "{amplitudes} {band}: sky {off}");
+            }
+        }
+    }
 
     /// The moments of the draws against sums over a grid of a, not of ln a.
     #[test]

@@ -20,7 +20,8 @@
 //!
 //! Amplitude and sky are not diffused: at each step they are drawn jointly with x0 from their own priors, and once more
 //! given the final image. What the prior's images fulfil exactly (their unit flux) conditions N(D, C) at each step
-//! (`condition.rs`), and Sigma holds the error of the tangent itself (`tangent.rs`).
+//! (`condition.rs`), and Sigma holds the error of the tangent itself (`tangent.rs`). Perturb-and-MAP is exact where the model is linear;
+//! for its curvature the last solution of a step is corrected (`curvature.rs`).
 
 use std::rc::Rc;
 
