@@ -7,8 +7,8 @@
 //! alpha = (a0 h)^T K^-1 (a0 h),      beta = (a0 h)^T K^-1 y
 //! ```
 //!
-//! A draw by linearising in ln a, as perturb-and-MAP does, is too bright by half to all of the relative error of the flux, in posterior
-//! standard deviations: at S/N 5 by 0.1 to 0.2. Then the sky is drawn, which is linear.
+//! A draw by linearising in ln a, as perturb-and-MAP does, is too bright, by an amount of the order of the relative error of the flux in
+//! units of posterior standard deviations. Then the sky is drawn, which is linear.
 
 use tch::{Kind, Tensor};
 

@@ -65,3 +65,51 @@ impl Curvature {
         Ok(Latent { image, ln_amplitude, sky })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Key, Purpose};
+    use tch::Device;
+
+    const PIXELS: i64 = 4;
+    const DATA: i64 = 6;
+    const SAMPLES: i64 = 40_000;
+
+    fn random(step: u32, shape: &[i64]) -> Tensor {
+        let count = shape.iter().product::<i64>() as usize;
+        Tensor::from_slice(&Key::new(4, "curvature", 0, Purpose::Evaluation, step).normal(count)).view(shape)
+    }
+
+    /// Four pixels and ln a, six data: the leverages from perturbations against those of the dense matrices, one sample lost.
+    #[test]
+    fn the_pull_is_that_of_the_dense_leverages() {
+        let jacobian = random(0, &[DATA, PIXELS + 1]);
+        let prior = random(1, &[PIXELS + 1]).square() + 0.2;
+        let eye = |size| Tensor::eye(size, (Kind::Float, Device::Cpu));
+        let seen = (&jacobian * &prior).matmul(&jacobian.tr()) + eye(DATA);
+        let perturbation = random(2, &[SAMPLES, PIXELS + 1]) * prior.sqrt();
+        let noise = random(3, &[SAMPLES, DATA]);
+        let misses = -(perturbation.matmul(&jacobian.tr()) + noise);
+        let pull = misses.matmul(&seen.inverse()).matmul(&jacobian);
+        let _ = pull.get(5).fill_(f64::NAN);
+        let parts =
+            |both: &Tensor| (both.narrow(1, 0, PIXELS).reshape([-1, 1, 2, 2]), both.narrow(1, PIXELS, 1).contiguous());
+        let ((image, ln_amplitude), (pull_image, pull_ln)) = (parts(&perturbation), parts(&pull));
+        let pull =
+            Latent { image: pull_image, ln_amplitude: pull_ln, sky: Tensor::zeros([1, 1], (Kind::Float, Device::Cpu)) };
+        let bend = random(4, &[2, 1, 2, 2]);
+        let found = Curvature::measured(&image, &ln_amplitude, &pull).unwrap().pull(&bend).unwrap();
+
+        let hessian = jacobian.tr().matmul(&jacobian);
+        let leverage = (prior.reciprocal().diag(0) + &hessian).inverse().matmul(&hessian);
+        let own = leverage.diagonal(0, 0, 1);
+        let shared = leverage.get(PIXELS).narrow(0, 0, PIXELS).view([1, 1, 2, 2]);
+        let expected = -(&bend * own.narrow(0, 0, PIXELS).view([1, 1, 2, 2]) + shared);
+        let error = (&found.image - expected).abs().max().double_value(&[]);
+        // Means of so many products of order one, and of as many as ten.
+        assert!(error < 0.05, "{error}");
+        let error = (found.ln_amplitude + own.sum(Kind::Float)).abs().max().double_value(&[]);
+        assert!(error < 0.05, "{error}");
+    }
+}
