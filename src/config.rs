@@ -227,6 +227,8 @@ pub struct SamplerConfig {
     pub cg_iterations: u32,
     /// Step size of `dps` and `dps-paper`.
     pub guidance: f64,
+    /// `perturb-map`: how many of the steps are sweeps; from the prior when not given.
+    pub sweeps: Option<u32>,
     /// `mmps`: iterations of the solver in each step, each a backward pass through the network.
     pub mmps_iterations: Option<u32>,
     /// `diffpir`: weight of the denoised image against the data.
@@ -260,6 +262,7 @@ impl Default for SamplerConfig {
             cg_tolerance: 0.3,
             cg_iterations: 500,
             guidance: 1.0,
+            sweeps: None,
             mmps_iterations: None,
             diffpir_lambda: None,
             diffpir_zeta: None,

@@ -180,7 +180,8 @@ impl<'a> Checker<'a> {
     /// The keys that one method alone has: for another one they would be ignored, which nobody can mean.
     fn method_keys(&self, sampler: &SamplerConfig) -> Result<()> {
         let number = |value: Option<u32>| value.map(f64::from);
-        let keys: [(&str, Option<f64>, &str, f64); 10] = [
+        let keys: [(&str, Option<f64>, &str, f64); 11] = [
+            ("sweeps", number(sampler.sweeps), "perturb-map", f64::from(sampler.steps.saturating_sub(2))),
             ("mmps_iterations", number(sampler.mmps_iterations), "mmps", f64::MAX),
             ("diffpir_lambda", sampler.diffpir_lambda, "diffpir", f64::MAX),
             ("diffpir_zeta", sampler.diffpir_zeta, "diffpir", 1.0),
@@ -197,7 +198,7 @@ impl<'a> Checker<'a> {
             let why = format!("only method `{method}` has this key, and the method is `{}`", sampler.method);
             self.need(sampler.method == method, &key, why)?;
             match name {
-                "diffpir_zeta" | "gibbs_held" => self.at_least_zero(value, &key)?,
+                "sweeps" | "diffpir_zeta" | "gibbs_held" => self.at_least_zero(value, &key)?,
                 _ => self.positive(value, &key)?,
             }
             self.need(value <= largest, &key, format!("expected at most {largest}, found {value}"))?;

@@ -2,8 +2,9 @@
 
 use super::conjugate_gradient::Stop;
 use super::perturb_map::{PerturbMap, Settings};
+use super::stages::can_sweep;
 use super::{Daps, DiffPir, Dps, DpsPaper, Mmps, PerturbMapGradient, PerturbMapSmc, Pigdm, Sampler, SplitGibbs};
-use super::{daps, diffpir, mmps, split_gibbs};
+use super::{chain, daps, diffpir, mmps, split_gibbs};
 use crate::config::SamplerConfig;
 use crate::forward::Stretch;
 use crate::prior::card::{Card, Normalisation};
@@ -21,6 +22,12 @@ const RHO_HELD: f64 = 0.02;
 
 /// rho of the first round of `split-gibbs` where the stretch is exponential, unless the config says otherwise.
 const RHO_MAX_ASINH: f64 = 1.0;
+
+/// The part of the steps that are sweeps of `perturb-map`, and how many at most, unless the config says otherwise. Of 32, with 8
+/// the variances of fluxes of a network prior's posteriors at S/N 0 to 21 were 0.96 +- 0.04 of what they should be and those of the
+/// outskirts 1.0 +- 0.3, with 6 1.12 and 1.5, with none 1.24 and 2.7 (21 simulations of 64 draws, against the exact posterior).
+const SWEPT: [u32; 2] = [1, 4];
+const MOST_SWEEPS: u32 = 12;
 
 /// The methods that `sampler.method` can name.
 pub const METHODS: [&str; 10] = [
@@ -51,10 +58,14 @@ pub fn build_for(
 ) -> Result<Box<dyn Sampler>> {
     let spread = spread.map(|spread| spread.to_device(covariance.mean.device())).transpose()?;
     let levels = settings(config, card, &covariance)?;
+    let plain = Settings { sweeps: 0, ..levels };
     match config.method.as_str() {
-        "perturb-map" => Ok(Box::new(PerturbMap::new(covariance, spread, levels)?)),
-        "perturb-map-gradient" => Ok(Box::new(PerturbMapGradient::new(PerturbMap::new(covariance, spread, levels)?))),
-        "perturb-map-smc" => Ok(Box::new(PerturbMapSmc::new(PerturbMap::new(covariance, spread, levels)?))),
+        "perturb-map" => {
+            let sweeps = sweeps(config, levels, spread.is_some())?;
+            Ok(Box::new(PerturbMap::new(covariance, spread, Settings { sweeps, ..levels })?))
+        }
+        "perturb-map-gradient" => Ok(Box::new(PerturbMapGradient::new(PerturbMap::new(covariance, spread, plain)?))),
+        "perturb-map-smc" => Ok(Box::new(PerturbMapSmc::new(PerturbMap::new(covariance, spread, plain)?))),
         "dps" => Ok(Box::new(Dps::new(config.steps, levels.t_max, levels.t_min, config.guidance)?)),
         "dps-paper" => {
             // The published prior's images lie between -1 and 1; those of other priors have no bounds.
@@ -67,7 +78,7 @@ pub fn build_for(
             Ok(Box::new(Mmps::new(covariance, config.steps, [levels.t_max, levels.t_min], iterations, levels.stop)?))
         }
         "diffpir" => {
-            let Settings { steps, t_max, t_min, relinearizations, stop } = levels;
+            let Settings { steps, t_max, t_min, relinearizations, stop, .. } = levels;
             let lambda = config.diffpir_lambda.unwrap_or(diffpir::LAMBDA);
             let zeta = config.diffpir_zeta.unwrap_or(diffpir::ZETA);
             let settings = diffpir::Settings { steps, t_max, t_min, lambda, zeta, relinearizations, stop };
@@ -90,6 +101,16 @@ pub fn build_for(
             Err(Error::usage(format!("sampler.method = \"{other}\": expected one of \"{}\"", METHODS.join("\", \""))))
         }
     }
+}
+
+/// Sweeps are for networks: a prior with a table of its network's uncertainty has them, where its noise levels have a place for them.
+/// Of analytic priors p(x0 | x_t) may be far from a Gaussian also where sweeps are made.
+fn sweeps(config: &SamplerConfig, levels: Settings, measured: bool) -> Result<u32> {
+    let [part, whole] = SWEPT;
+    let usual = (config.steps * part / whole).min(MOST_SWEEPS);
+    let grid = chain::levels("perturb-map", levels.t_max, levels.t_min, config.steps - usual)?;
+    let usual = if measured && can_sweep(&grid) { usual } else { 0 };
+    Ok(config.sweeps.unwrap_or(usual))
 }
 
 fn gibbs_settings(config: &SamplerConfig, card: &Card, levels: Settings) -> Result<split_gibbs::Settings> {
@@ -133,6 +154,7 @@ fn settings(config: &SamplerConfig, card: &Card, covariance: &Covariance) -> Res
     }
     Ok(Settings {
         steps: config.steps,
+        sweeps: 0,
         t_max,
         t_min,
         relinearizations: config.relinearizations,
@@ -160,11 +182,31 @@ mod tests {
             // Progress and costs are counted with the config's steps.
             assert_eq!((sampler.name(), sampler.steps()), (method, steps));
         }
+        let no_place = build(SamplerConfig { t_max: Some(2.0), sweeps: Some(4), ..SamplerConfig::default() });
+        assert!(no_place.err().unwrap().to_string().contains("sampler.sweeps"));
         let error = |config| build(config).err().unwrap().to_string();
         let unknown = error(SamplerConfig { method: "magic".into(), ..SamplerConfig::default() });
         assert!(METHODS.iter().all(|method| unknown.contains(method)), "{unknown}");
         let gibbs = SamplerConfig { method: "split-gibbs".into(), ..SamplerConfig::default() };
         let above = error(SamplerConfig { gibbs_rho_max: Some(30.0), ..gibbs });
         assert!(above.contains("gibbs_rho_max = 30"), "{above}");
+    }
+
+    /// Sweeps are for priors whose network's uncertainty is known, and for the default method.
+    #[test]
+    fn a_quarter_of_the_steps_are_sweeps_where_a_table_says_how_wide_a_step_is() {
+        let levels = |t_max| Settings {
+            t_max,
+            ..settings(&SamplerConfig::default(), &card(), &unit_covariance().unwrap()).unwrap()
+        };
+        let made = |steps, chosen, t_max, measured| {
+            sweeps(&SamplerConfig { steps, sweeps: chosen, ..SamplerConfig::default() }, levels(t_max), measured)
+                .unwrap()
+        };
+        assert_eq!([8, 32, 64].map(|steps| made(steps, None, 60.0, true)), [2, 8, 12]);
+        assert_eq!(made(32, None, 60.0, false), 0);
+        assert_eq!(made(32, None, 3.0, true), 0);
+        assert_eq!(made(32, Some(5), 60.0, true), 5);
+        assert_eq!(made(32, Some(0), 60.0, true), 0);
     }
 }

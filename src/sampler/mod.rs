@@ -30,6 +30,7 @@ pub mod perturb_map_smc;
 pub mod pigdm;
 mod preconditioner;
 pub mod split_gibbs;
+pub mod stages;
 mod tangent;
 #[cfg(test)]
 mod toy;

@@ -36,13 +36,14 @@ use super::guidance::with_prior_nuisance;
 use super::inflation::{self, inflation};
 use super::local_inflation::local_inflation;
 use super::preconditioner::Preconditioner;
+use super::stages::{Stage, can_sweep, stages};
 use super::tangent::{good_below, tangent_error_of, within_reach};
 use super::{Problem, Sampler, State, chain};
-use crate::Result;
 use crate::forward::{Latent, Likelihood, Linearized};
 use crate::prior::local::Local;
 use crate::prior::{Covariance, Level, Spread};
 use crate::random::Purpose;
+use crate::{Error, Result};
 
 /// The table's standard deviations times this are those of C. The table is a mean over galaxies; with 1, draws of simulated
 /// galaxies fitted their data a little worse than the truths do: ln p(y|x) by 0.3, 1.3 and 1.0 of its posterior standard
@@ -58,8 +59,10 @@ const ROUGH: f64 = 10.0;
 /// Settings of the sampler.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Noise levels, and so network forwards.
+    /// Network forwards: noise levels and sweeps.
     pub steps: u32,
+    /// How many of the steps are sweeps (`stages.rs`).
+    pub sweeps: u32,
     pub t_max: f64,
     pub t_min: f64,
     /// How often the forward model is linearised anew within a step.
@@ -71,8 +74,7 @@ pub struct Settings {
 pub struct PerturbMap {
     settings: Settings,
     covariance: Covariance,
-    /// From t_max to t_min, then 0.
-    grid: Vec<f64>,
+    stages: Vec<Stage>,
     levels: Vec<Level>,
     spread: Option<Spread>,
     /// C is widened where most samples of a block ask for it, and not for some of them alone.
@@ -83,9 +85,18 @@ impl PerturbMap {
     /// Prepares the operators of every level; `covariance` is the prior's C0, on the device of the network, and `spread`
     /// the table of its uncertainty, where it has one.
     pub fn new(covariance: Covariance, spread: Option<Spread>, settings: Settings) -> Result<Self> {
-        let grid = chain::levels("perturb-map", settings.t_max, settings.t_min, settings.steps)?;
+        let count = settings.steps.saturating_sub(settings.sweeps);
+        let grid = chain::levels("perturb-map", settings.t_max, settings.t_min, count)?;
+        if settings.sweeps > 0 && !can_sweep(&grid) {
+            return Err(Error::usage(format!(
+                "perturb-map: no sweeps can be made with {count} noise levels from t_max = {} to t_min = {}: expected some above and \
+                 below 3.5; leave `sampler.sweeps` out, or set it to 0",
+                settings.t_max, settings.t_min
+            )));
+        }
         let levels = grid.iter().filter(|t| **t > 0.0).map(|t| covariance.level(*t)).collect::<Result<Vec<_>>>()?;
-        Ok(PerturbMap { settings, covariance, grid, levels, spread, widen_all_or_none: false })
+        let stages = stages(&grid, settings.sweeps);
+        Ok(PerturbMap { settings, covariance, stages, levels, spread, widen_all_or_none: false })
     }
 
     /// The same, with a C that is widened for most samples of a block or for none: where samples are weighed, one that is off alone
@@ -94,16 +105,22 @@ impl PerturbMap {
         PerturbMap { widen_all_or_none: true, ..self }
     }
 
+    fn stage(&self, step: u32) -> Result<Stage> {
+        let found = self.stages.get(step as usize).copied();
+        found.ok_or_else(|| Error::internal(format!("perturb-map: no step {step} of {}", self.stages.len())))
+    }
+
     /// The level of a step and the one after it.
     pub(super) fn pair(&self, step: u32) -> Result<[f64; 2]> {
-        chain::pair("perturb-map", &self.grid, step)
+        let Stage { t, next, .. } = self.stage(step)?;
+        Ok([t, next])
     }
 
     /// C of a step where the network's estimate is `denoised`.
     pub(super) fn level(&self, step: u32, denoised: &Tensor) -> Result<Local<'_>> {
-        let [t, _] = self.pair(step)?;
+        let Stage { level, t, .. } = self.stage(step)?;
         let wide = |spread: &Spread| -> Result<Tensor> { Ok(spread.factor(t, denoised)?.f_mul_scalar(MARGIN)?) };
-        self.levels[step as usize].scaled_by(self.spread.as_ref().map(wide).transpose()?)
+        self.levels[level].scaled_by(self.spread.as_ref().map(wide).transpose()?)
     }
 
     /// The prior's mean, `[1, C, n, n]`.
@@ -127,7 +144,7 @@ impl PerturbMap {
         &self,
         problem: &Problem,
         likelihood: &dyn Likelihood,
-        step: u32,
+        stage: Stage,
         before: &Latent,
         denoised: Tensor,
         mut level: Local,
@@ -144,16 +161,16 @@ impl PerturbMap {
         let mut linear: Rc<dyn Linearized> = likelihood.linearize_within(&point, error)?.into();
         let mut data = likelihood.data().f_unsqueeze(0)?;
         let mut perturbed = None;
-        if step + 1 < self.settings.steps {
-            let image = level.draw(&problem.noise, step)?;
-            data = data.f_sub(&linear.noise(&problem.noise, step)?)?;
-            let slack = problem.noise.normal(Purpose::PerturbConstraint, step, &[], problem.device)?;
-            perturbed = Some((perturbation(problem, nuisance, step, image)?, slack));
+        if !stage.is_last() {
+            let image = level.draw(&problem.noise, stage.key)?;
+            data = data.f_sub(&linear.noise(&problem.noise, stage.key)?)?;
+            let slack = problem.noise.normal(Purpose::PerturbConstraint, stage.key, &[], problem.device)?;
+            perturbed = Some((perturbation(problem, nuisance, stage.key, image)?, slack));
         }
         // The covariance of the noise stays the one that the data were perturbed with.
         let noise = linear.clone();
         let good = level.t() < good_below(linear.as_ref())?;
-        let again = if good { 0 } else { self.settings.relinearizations };
+        let again = if good || stage.forgotten { 0 } else { self.settings.relinearizations };
         let mut wider = false;
         let mut curvature: Option<Curvature> = None;
         let mut round = 0;
@@ -169,14 +186,15 @@ impl PerturbMap {
             };
             let preconditioner = Preconditioner::new(likelihood, &point, Some(&level.modes()?), error)?;
             let apply = |direction: &Latent| prior.apply(direction);
-            let stop = if round < again { self.rough() } else { self.settings.stop };
+            let stop = if round < again || stage.forgotten { self.rough() } else { self.settings.stop };
             let both = [linear.as_ref(), noise.as_ref()];
             let weights = gauss_newton::weights(&centre, &point, &data, both, &apply, &preconditioner, stop)?;
             let pull = linear.adjoint(&weights)?;
             let change = apply(&pull)?;
             if let (0, false, Some((shift, _))) = (round, wider, &mut perturbed) {
                 let own = centre.image.f_sub(&prior.centre(&estimate, &point.image, None)?.image)?;
-                if again > 0 {
+                // With sweeps it made draws too faint, by 0.16 posterior deviations: it is for p(x0 | x_t) that are Gaussian indeed.
+                if again > 0 && self.settings.sweeps == 0 {
                     curvature = Some(Curvature::measured(&own, &shift.ln_amplitude, &pull)?);
                 }
                 let mut factor = inflation(&pull.image, &change.image, &own, preconditioner.directions()?)?;
@@ -213,18 +231,21 @@ impl PerturbMap {
         denoised: Tensor,
         level: Local,
     ) -> Result<bool> {
-        let [t, b] = self.pair(state.step)?;
-        let last = b == 0.0;
+        let stage = self.stage(state.step)?;
+        let last = stage.is_last();
         let (mut drawn, widened) = match problem.likelihood {
-            Some(likelihood) => self.conditional(problem, likelihood, state.step, before, denoised, level)?,
+            Some(likelihood) => self.conditional(problem, likelihood, stage, before, denoised, level)?,
             None if last => (with_prior_nuisance(problem, denoised)?, false),
-            None => (with_prior_nuisance(problem, denoised.f_add(&level.draw(&problem.noise, state.step)?)?)?, false),
+            None => (with_prior_nuisance(problem, denoised.f_add(&level.draw(&problem.noise, stage.key)?)?)?, false),
         };
         if let (true, Some(likelihood)) = (last, problem.likelihood) {
             // Amplitude and sky were only maximised over above: draw them given the final image.
-            drawn = draw_nuisance(problem, likelihood, state.step, &drawn, self.settings.stop)?;
+            drawn = draw_nuisance(problem, likelihood, stage.key, &drawn, self.settings.stop)?;
         }
-        drawn.image = chain::ancestral(problem, state.step, &before.image, &drawn.image, [t, b])?;
+        drawn.image = match stage.is_sweep() {
+            true => drawn.image.f_add(&chain::white(problem, Purpose::Renoise, stage.key)?.f_mul_scalar(stage.t)?)?,
+            false => chain::ancestral(problem, stage.key, &before.image, &drawn.image, [stage.t, stage.next])?,
+        };
         chain::advance(state, drawn);
         Ok(widened)
     }
@@ -244,9 +265,14 @@ impl Sampler for PerturbMap {
     }
 
     fn step(&self, problem: &Problem, state: &mut State) -> Result<()> {
-        let [t, _] = self.pair(state.step)?;
+        let stage = self.stage(state.step)?;
         let before = chain::latent(state)?;
-        let denoised = problem.denoiser.denoise(&before.image, t)?;
+        // Without data there is nothing to forget: each step is the network's own.
+        if stage.is_sweep() && problem.likelihood.is_none() {
+            chain::advance(state, before);
+            return Ok(());
+        }
+        let denoised = problem.denoiser.denoise(&before.image, stage.t)?;
         let level = self.level(state.step, &denoised)?;
         self.renoise(problem, state, &before, denoised, level)?;
         Ok(())
@@ -257,5 +283,7 @@ impl Sampler for PerturbMap {
     }
 }
 
+#[cfg(test)]
+mod sweep_tests;
 #[cfg(test)]
 mod tests;

@@ -115,7 +115,7 @@ mod tests {
     const BATCH_TOLERANCE: f64 = 1e-4;
 
     fn default(covariance: Covariance, steps: u32, [t_max, t_min]: [f64; 2]) -> PerturbMap {
-        let settings = Settings { steps, t_max, t_min, relinearizations: 0, stop: STOP };
+        let settings = Settings { steps, t_max, t_min, relinearizations: 0, sweeps: 0, stop: STOP };
         PerturbMap::new(covariance, None, settings).unwrap()
     }
 

@@ -18,36 +18,36 @@ const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safeten
 
 /// What was recorded: with which prior, which arithmetic, and the numbers of the summary catalogue.
 const RECORDED_PRIOR: &str = "17bba7b5da40ae46bb5606ae2802a675ebb3dc516881c1eb7028cc6efe66b1e7";
-const RECORDED_ARITHMETIC: u32 = 8;
+const RECORDED_ARITHMETIC: u32 = 9;
 const RECORDED: [(&str, f64); 23] = [
     ("kron_flux_r", 16590.052585432306),
-    ("aperture_flux_i", 21374.841409802437),
-    ("matched_flux_g", 9736.969289451838),
-    ("amplitude", 17745.1318359375),
-    ("sky_r", 0.6748925000429153),
-    ("sky_sd_i", 0.399503314006041),
-    ("reduced_chi2", 0.9520320180402063),
-    ("reduced_chi2_draws", 0.9577973932027817),
-    ("predictive_p", 0.5344631579296366),
-    ("variance_ratio_paper", 0.12940225768702662),
-    ("variance_ratio_linear_r", 0.23226211791791718),
-    ("prior_tail", 0.0469208211143695),
-    ("flux_g_mean", 10986.561767578125),
-    ("flux_r_mean", 17745.1318359375),
-    ("flux_3kpc_r_mean", 11182.202880859375),
-    ("colour_r_i_mean", 0.2600514404475689),
-    ("r20_mean", 0.767264187335968),
-    ("r50_mean", 1.9020952880382538),
-    ("r80_p84", 4.2983286094665525),
-    ("concentration_mean", 3.6874451637268066),
-    ("asymmetry_mean", 0.41141635924577713),
-    ("e1_mean", 0.1410445962101221),
-    ("e2_mean", -0.0857549561187625),
+    ("aperture_flux_i", 21389.197675555944),
+    ("matched_flux_g", 9761.98462948203),
+    ("amplitude", 18013.82861328125),
+    ("sky_r", 0.4988962709903717),
+    ("sky_sd_i", 0.16195299707207336),
+    ("reduced_chi2", 0.9525687544212887),
+    ("reduced_chi2_draws", 0.9550978094339371),
+    ("predictive_p", 0.654288945199271),
+    ("variance_ratio_paper", 0.10692543205895177),
+    ("variance_ratio_linear_r", 0.09797299162288997),
+    ("prior_tail", 0.05571847507331378),
+    ("flux_g_mean", 10995.0966796875),
+    ("flux_r_mean", 18013.82763671875),
+    ("flux_3kpc_r_mean", 11122.226806640625),
+    ("colour_r_i_mean", 0.275820828974247),
+    ("r20_mean", 0.7572829276323318),
+    ("r50_mean", 1.8785691857337952),
+    ("r80_p84", 4.292413578033448),
+    ("concentration_mean", 3.7160602807998657),
+    ("asymmetry_mean", 0.3820258900523186),
+    ("e1_mean", 0.1288016177713871),
+    ("e2_mean", -0.0007147298892959952),
 ];
 /// The content of the product, by machine. Bits are promised for one machine and its libraries only; on others the numbers are compared.
 const BITS: [(&str, &str); 1] = [(
     "Intel(R) Xeon(R) Processor 6 207 2; libtorch 2.13.0; cpu AVX512; threads 1; DNNL_MAX_CPU_ISA default; MKL_CBWR default",
-    "7e6f9968d21a97989a54b65fd252facf49e28bac0c5d5ac11257356cddb0719c",
+    "089624fa1a70886613173963a8ddda8669099d8bc262a8cdd2ea0149f927df5f",
 )];
 
 /// Rounding in another order moves the numbers by up to 5e-5 of their size (measured with ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41

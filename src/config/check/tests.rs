@@ -225,12 +225,15 @@ fn keys_of_a_method_are_checked() {
     for method in METHODS {
         with(method, "").unwrap();
     }
+    with("perturb-map", "sweeps = 0").unwrap();
     with("mmps", "mmps_iterations = 2").unwrap();
     with("diffpir", "diffpir_lambda = 2.0\ndiffpir_zeta = 0.0").unwrap();
     with("daps", "daps_ode_steps = 8\ndaps_langevin_steps = 50\ndaps_langevin_rate = 0.5").unwrap();
     let gibbs = "gibbs_reverse_steps = 4\ngibbs_rho = 0.2\ngibbs_rho_max = 9.0\ngibbs_held = 1.0";
     with("split-gibbs", gibbs).unwrap();
     let bad = [
+        ("mmps", "sweeps = 2", "only method `perturb-map` has this key, and the method is `mmps`"),
+        ("perturb-map", "sweeps = 31", "`sampler.sweeps`: expected at most 30, found 31"),
         ("mmps", "mmps_iterations = 0", "`sampler.mmps_iterations`: expected a positive number, found 0"),
         ("mmps", "daps_ode_steps = 4", "only method `daps` has this key, and the method is `mmps`"),
         ("diffpir", "diffpir_zeta = 1.5", "`sampler.diffpir_zeta`: expected at most 1, found 1.5"),

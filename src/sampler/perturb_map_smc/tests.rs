@@ -9,7 +9,7 @@ use crate::prior::Covariance;
 const STOP: Stop = Stop { tolerance: 1e-5, iterations: 60 };
 
 fn default(covariance: Covariance, steps: u32, [t_max, t_min]: [f64; 2]) -> PerturbMap {
-    let settings = Settings { steps, t_max, t_min, relinearizations: 0, stop: STOP };
+    let settings = Settings { steps, t_max, t_min, relinearizations: 0, sweeps: 0, stop: STOP };
     PerturbMap::new(covariance, None, settings).unwrap()
 }
 
