@@ -79,6 +79,8 @@ pub struct PerturbMap {
     spread: Option<Spread>,
     /// C is widened where most samples of a block ask for it, and not for some of them alone.
     widen_all_or_none: bool,
+    /// The chain without data, where it is another: there is nothing to forget then, and all steps are noise levels.
+    without_data: Option<Box<PerturbMap>>,
 }
 
 impl PerturbMap {
@@ -95,8 +97,16 @@ impl PerturbMap {
             )));
         }
         let levels = grid.iter().filter(|t| **t > 0.0).map(|t| covariance.level(*t)).collect::<Result<Vec<_>>>()?;
+        let without_data = if settings.sweeps > 0 {
+            let device = covariance.mean.device();
+            let spread = spread.as_ref().map(|spread| spread.to_device(device)).transpose()?;
+            let plain = Settings { sweeps: 0, ..settings };
+            Some(Box::new(PerturbMap::new(covariance.to_device(device)?, spread, plain)?))
+        } else {
+            None
+        };
         let stages = stages(&grid, settings.sweeps);
-        Ok(PerturbMap { settings, covariance, stages, levels, spread, widen_all_or_none: false })
+        Ok(PerturbMap { settings, covariance, stages, levels, spread, widen_all_or_none: false, without_data })
     }
 
     /// The same, with a C that is widened for most samples of a block or for none: where samples are weighed, one that is off alone
@@ -265,13 +275,11 @@ impl Sampler for PerturbMap {
     }
 
     fn step(&self, problem: &Problem, state: &mut State) -> Result<()> {
+        if let (None, Some(chain)) = (problem.likelihood, &self.without_data) {
+            return chain.step(problem, state);
+        }
         let stage = self.stage(state.step)?;
         let before = chain::latent(state)?;
-        // Without data there is nothing to forget: each step is the network's own.
-        if stage.is_sweep() && problem.likelihood.is_none() {
-            chain::advance(state, before);
-            return Ok(());
-        }
         let denoised = problem.denoiser.denoise(&before.image, stage.t)?;
         let level = self.level(state.step, &denoised)?;
         self.renoise(problem, state, &before, denoised, level)?;

@@ -16,7 +16,7 @@
 //! Above the sweeps a step then need not be precise.
 
 /// The noise level, in the prior's stretched space, that the two levels with sweeps lie around: pixels of a galaxy are e-folds of
-/// flux there. Sweeps at 5.2 to 8.6 were not as good in trials, and lower down they forget too little.
+/// flux there. Lower down a sweep forgets less.
 const SWEPT: f64 = 3.5;
 
 /// One step of the chain.
@@ -27,7 +27,7 @@ pub struct Stage {
     /// That level, and the one that comes after this step; the same one where the step is a sweep.
     pub t: f64,
     pub next: f64,
-    /// What its noise is drawn by. Sweeps count from the last level on, so that a chain without them has the same noise.
+    /// What its noise is drawn by: the number of the level, and for sweeps numbers beyond those.
     pub key: u32,
     /// Whether sweeps follow at lower levels: what is wrong here will be forgotten.
     pub forgotten: bool,
