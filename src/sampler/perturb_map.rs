@@ -18,6 +18,8 @@
 //! G, when the prior has a table for it, scales C to the network's own uncertainty (`prior/spread.rs`). Where the data show
 //! that D is further off than C allows, C is widened for that galaxy (`inflation.rs`), or in a place (`local_inflation.rs`).
 //!
+//! Of a prior with such a table, a quarter of the steps are sweeps at one noise level, x = x0 + t e' (`stages.rs`).
+//!
 //! Amplitude and sky are not diffused: at each step they are drawn jointly with x0 from their own priors, and once more
 //! given the final image. What the prior's images fulfil exactly (their unit flux) conditions N(D, C) at each step
 //! (`condition.rs`), and Sigma holds the error of the tangent itself (`tangent.rs`). Perturb-and-MAP is exact where the model is linear;
