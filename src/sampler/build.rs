@@ -26,7 +26,7 @@ const RHO_MAX_ASINH: f64 = 1.0;
 /// The part of the steps that are sweeps of `perturb-map`, and how many at most, unless the config says otherwise. Of 32, with 8
 /// the variances of fluxes of a network prior's posteriors at S/N 0 to 21 were 0.96 +- 0.04 of what they should be and those of the
 /// outskirts 1.0 +- 0.3, with 6 1.12 and 1.5, with none 1.24 and 2.7 (21 simulations of 64 draws, against the exact posterior).
-const SWEPT: [u32; 2] = [1, 4];
+const SWEEPS_OF_STEPS: [u32; 2] = [1, 4];
 const MOST_SWEEPS: u32 = 12;
 
 /// The methods that `sampler.method` can name.
@@ -106,7 +106,7 @@ pub fn build_for(
 /// Sweeps are for networks: a prior with a table of its network's uncertainty has them, where its noise levels have a place for them.
 /// Of analytic priors p(x0 | x_t) may be far from a Gaussian also where sweeps are made.
 fn sweeps(config: &SamplerConfig, levels: Settings, measured: bool) -> Result<u32> {
-    let [part, whole] = SWEPT;
+    let [part, whole] = SWEEPS_OF_STEPS;
     let usual = (config.steps * part / whole).min(MOST_SWEEPS);
     let grid = chain::levels("perturb-map", levels.t_max, levels.t_min, config.steps - usual)?;
     let usual = if measured && can_sweep(&grid) { usual } else { 0 };

@@ -17,7 +17,7 @@
 
 /// The noise level, in the prior's stretched space, that the two levels with sweeps lie around: pixels of a galaxy are e-folds of
 /// flux there. Lower down a sweep forgets less.
-const SWEPT: f64 = 3.5;
+pub const SWEEP_LEVEL: f64 = 3.5;
 
 /// One step of the chain.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,7 +73,7 @@ pub fn stages(grid: &[f64], sweeps: u32) -> Vec<Stage> {
 
 /// The levels with sweeps: the last one above, and the first one below.
 fn swept(grid: &[f64]) -> Option<[usize; 2]> {
-    let below = grid.iter().position(|t| *t < SWEPT)?;
+    let below = grid.iter().position(|t| *t < SWEEP_LEVEL)?;
     (below > 0 && grid[below] > 0.0).then(|| [below - 1, below])
 }
 

@@ -236,7 +236,7 @@ fn saved_and_resumed_after_each_step_gives_the_same_bytes() {
         t_max: 5.0,
         t_min: 0.05,
         relinearizations: 1,
-        sweeps: 0,
+        sweeps: 2,
         stop: Stop { tolerance: 1e-4, iterations: 20 },
     };
     let sampler = PerturbMap::new(covariance(), None, settings).unwrap();
