@@ -11,6 +11,12 @@ use crate::{Error, Result};
 /// Reads the prior, and prepares the sampler for it. Errors name the file, what was expected and how to mend it.
 pub fn check_prior(config: &Config) -> Result<()> {
     let path = &config.prior.path;
+    if !path.is_file() {
+        return Err(Error::usage(format!(
+            "there is no file {}: put the prior there, or mend `prior.path` in the config",
+            path.display()
+        )));
+    }
     let prior = Prior::read(path, Device::Cpu)?;
     check(config, &prior).map_err(|error| match error {
         Error::Usage(what) => Error::usage(format!("{}: {what}", path.display())),

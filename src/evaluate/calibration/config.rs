@@ -140,9 +140,21 @@ impl CalibrationConfig {
         let mut config = Self::parse(&text, path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.out = folder.join(&config.out);
-        for network in config.problems.iter_mut().filter_map(|problem| problem.network.as_mut()) {
+        let check = Checker::new(&text, path);
+        for (index, problem) in config.problems.iter_mut().enumerate() {
+            let Some(network) = &mut problem.network else { continue };
             network.prior = folder.join(&network.prior);
             network.reference = network.reference.as_ref().map(|path| folder.join(path));
+            let there = |file: &Path, name: &str, mend: &str| {
+                let key = format!("problems.{index}.network.{name}");
+                check.need(file.is_file(), &key, format!("there is no file {}: {mend}", file.display()))
+            };
+            there(&network.prior, "prior", "name a prior's safetensors file")?;
+            if let Some(draws) = &network.reference {
+                let [prior, out] = [&network.prior, draws].map(|path| path.display().to_string());
+                let mend = format!("draw it first, `unseeing draw {prior} --count 32768 --seed 77 --out {out}`");
+                there(draws, "reference", &mend)?;
+            }
         }
         Ok(config)
     }
@@ -331,6 +343,22 @@ sampler = { method = "exact" }
             let said = CalibrationConfig::parse(&text, Path::new("c.toml")).unwrap_err().to_string();
             assert!(said.contains(key) && said.contains("c.toml"), "{said}");
         }
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_named_with_their_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        let network = "[problems.network]\nprior = \"p\"\nreference = \"draws\"\n";
+        std::fs::write(&path, GOOD.replace("[problems.gaussian-field]\nsize = 8\n", network)).unwrap();
+        let said = || CalibrationConfig::read(&path).unwrap_err();
+        for (file, words) in [("p", ["line 9", "network.prior"]), ("draws", ["line 10", "unseeing draw"])] {
+            let error = said();
+            words.iter().for_each(|word| assert!(error.to_string().contains(word), "{error}"));
+            assert_eq!(error.exit_code(), 2);
+            std::fs::write(folder.path().join(file), "").unwrap();
+        }
+        assert!(CalibrationConfig::read(&path).is_ok());
     }
 
     #[test]
