@@ -48,3 +48,21 @@ pub fn check(config: &Config, prior: &Prior) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_prior_that_is_not_there_is_named_with_its_key() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/hsc-cosmos.toml");
+        let mut config = Config::read(&path).unwrap();
+        assert!(check_prior(&config).is_ok());
+        config.prior.path = "no/such.safetensors".into();
+        let error = check_prior(&config).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("no/such.safetensors") && said.contains("`prior.path`"), "{said}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}
