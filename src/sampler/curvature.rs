@@ -18,8 +18,8 @@
 //! ```
 //!
 //! with u the perturbation of the centre and p the pull of the data in the round before, averaged over the samples of a block. Left out
-//! is what is along the gradient of ln q, which the condition on q takes away. Chains with sweeps (`stages.rs`) are not corrected: there draws
-//! were 0.16 posterior deviations too faint with it, and right without.
+//! is what is along the gradient of ln q, which the condition on q takes away. Sweeps (`stages.rs`) are not corrected, only the levels below them:
+//! with sweeps corrected, draws of faint galaxies were 0.16 posterior deviations too faint.
 
 use tch::{Kind, Tensor};
 

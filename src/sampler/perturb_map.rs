@@ -205,8 +205,8 @@ impl PerturbMap {
             let change = apply(&pull)?;
             if let (0, false, Some((shift, _))) = (round, wider, &mut perturbed) {
                 let own = centre.image.f_sub(&prior.centre(&estimate, &point.image, None)?.image)?;
-                // With sweeps it made draws too faint, by 0.16 posterior deviations: it is for p(x0 | x_t) that are Gaussian indeed.
-                if again > 0 && self.settings.sweeps == 0 {
+                // In sweeps it made draws too faint, by 0.16 posterior deviations: it is for p(x0 | x_t) that are Gaussian indeed.
+                if again > 0 && !stage.is_sweep() {
                     curvature = Some(Curvature::measured(&own, &shift.ln_amplitude, &pull)?);
                 }
                 let mut factor = inflation(&pull.image, &change.image, &own, preconditioner.directions()?)?;
@@ -217,6 +217,9 @@ impl PerturbMap {
                     factor = factor.f_maximum(&local)?;
                 }
                 if inflation::any(&factor)? {
+                    if let Some(reach) = likelihood.reach() {
+                        factor = inflation::within_reach(&factor, &level.variance()?, reach)?;
+                    }
                     shift.image = shift.image.f_mul(&factor.f_sqrt()?)?;
                     level = level.widened(&factor)?;
                     wider = true;

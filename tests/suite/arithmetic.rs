@@ -18,36 +18,36 @@ const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safeten
 
 /// What was recorded: with which prior, which arithmetic, and the numbers of the summary catalogue.
 const RECORDED_PRIOR: &str = "17bba7b5da40ae46bb5606ae2802a675ebb3dc516881c1eb7028cc6efe66b1e7";
-const RECORDED_ARITHMETIC: u32 = 9;
+const RECORDED_ARITHMETIC: u32 = 10;
 const RECORDED: [(&str, f64); 23] = [
     ("kron_flux_r", 16590.052585432306),
-    ("aperture_flux_i", 21389.197675555944),
-    ("matched_flux_g", 9761.98462948203),
-    ("amplitude", 18013.82861328125),
-    ("sky_r", 0.4988962709903717),
-    ("sky_sd_i", 0.16195299707207336),
-    ("reduced_chi2", 0.9525687544212887),
+    ("aperture_flux_i", 21347.79805868864),
+    ("matched_flux_g", 9745.136810332537),
+    ("amplitude", 17527.400390625),
+    ("sky_r", 0.6222008839249611),
+    ("sky_sd_i", 0.14774645731623764),
+    ("reduced_chi2", 0.9528724353920263),
     ("reduced_chi2_draws", 0.9550978094339371),
-    ("predictive_p", 0.654288945199271),
-    ("variance_ratio_paper", 0.10692543205895177),
-    ("variance_ratio_linear_r", 0.09797299162288997),
-    ("prior_tail", 0.05571847507331378),
-    ("flux_g_mean", 10995.0966796875),
-    ("flux_r_mean", 18013.82763671875),
-    ("flux_3kpc_r_mean", 11122.226806640625),
-    ("colour_r_i_mean", 0.275820828974247),
-    ("r20_mean", 0.7572829276323318),
-    ("r50_mean", 1.8785691857337952),
-    ("r80_p84", 4.292413578033448),
-    ("concentration_mean", 3.7160602807998657),
-    ("asymmetry_mean", 0.3820258900523186),
-    ("e1_mean", 0.1288016177713871),
-    ("e2_mean", -0.0007147298892959952),
+    ("predictive_p", 0.6487509229552788),
+    ("variance_ratio_paper", 0.08538356155402546),
+    ("variance_ratio_linear_r", 0.10066300910053984),
+    ("prior_tail", 0.05474095796676442),
+    ("flux_g_mean", 10715.069580078125),
+    ("flux_r_mean", 17527.400390625),
+    ("flux_3kpc_r_mean", 11144.644287109375),
+    ("colour_r_i_mean", 0.2736446037888527),
+    ("r20_mean", 0.7579680532217026),
+    ("r50_mean", 1.8536345064640045),
+    ("r80_p84", 4.265168590545654),
+    ("concentration_mean", 3.700131595134735),
+    ("asymmetry_mean", 0.38608382642269135),
+    ("e1_mean", 0.1324664242565632),
+    ("e2_mean", -0.00658187796943821),
 ];
 /// The content of the product, by machine. Bits are promised for one machine and its libraries only; on others the numbers are compared.
 const BITS: [(&str, &str); 1] = [(
     "Intel(R) Xeon(R) Processor 6 207 2; libtorch 2.13.0; cpu AVX512; threads 1; DNNL_MAX_CPU_ISA default; MKL_CBWR default",
-    "089624fa1a70886613173963a8ddda8669099d8bc262a8cdd2ea0149f927df5f",
+    "5bab2f646576618518c5c52427041b915055f752968ecbaef202c208976f9baa",
 )];
 
 /// Rounding in another order moves the numbers by up to 5e-5 of their size (measured with ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41
