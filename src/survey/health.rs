@@ -65,6 +65,14 @@ impl Pulse {
         self.work.load(Ordering::Relaxed)
     }
 
+    /// To be called before `hung` by who has not looked for so long. A watcher that was `away` itself (the process was frozen or suspended, or
+    /// it was at work on files) cannot tell who was silent meanwhile: the worker is given its time anew.
+    pub fn looked_after(&self, away: Duration, timeout: Duration) {
+        if away > timeout / 2 {
+            self.tick();
+        }
+    }
+
     /// The object on which the worker has been silent for longer than it should, and for how long.
     pub fn hung(&self, timeout: Duration) -> Option<(String, Duration)> {
         let inner = self.lock();
@@ -105,5 +113,21 @@ mod tests {
         pulse.end();
         assert!(pulse.hung(Duration::ZERO).is_none());
         assert_eq!(pulse.work(), 3);
+    }
+
+    #[test]
+    fn a_watcher_that_was_away_does_not_blame_the_worker() {
+        let pulse = Pulse::default();
+        let timeout = Duration::from_millis(200);
+        pulse.begin("a");
+        std::thread::sleep(timeout * 3 / 2);
+        pulse.looked_after(timeout / 10, timeout);
+        assert!(pulse.hung(timeout).is_some());
+        pulse.looked_after(timeout * 3 / 2, timeout);
+        assert!(pulse.hung(timeout).is_none());
+        // Not for ever.
+        std::thread::sleep(timeout * 3 / 2);
+        pulse.looked_after(timeout / 10, timeout);
+        assert!(pulse.hung(timeout).is_some());
     }
 }

@@ -324,8 +324,10 @@ impl<'a> Leader<'a> {
     fn look_after(&mut self) -> Result<()> {
         let run = &self.survey.config.run;
         let timeout = Duration::from_secs_f64(run.hang_timeout);
-        if self.last_look.elapsed() >= beat_interval(timeout) {
+        let away = self.last_look.elapsed();
+        if away >= beat_interval(timeout) {
             self.last_look = Instant::now();
+            self.worker.pulse.looked_after(away, timeout);
             let work = self.worker.pulse.work();
             self.hear(0, ToLeader::Beat { work })?;
             self.watch(timeout);

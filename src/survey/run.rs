@@ -259,8 +259,10 @@ fn follow(comm: &dyn Comm, options: &Options) -> Result<i32> {
             asked = true;
             tell(&ToLeader::StopRequested)?;
         }
-        if last_beat.elapsed() >= beat_interval(timeout) {
+        let away = last_beat.elapsed();
+        if away >= beat_interval(timeout) {
             last_beat = Instant::now();
+            worker.pulse.looked_after(away, timeout);
             tell(&ToLeader::Beat { work: worker.pulse.work() })?;
             if let Some((object, silent)) = worker.pulse.hung(timeout) {
                 hung(comm, &object, silent);

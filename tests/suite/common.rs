@@ -212,11 +212,13 @@ impl Run {
     }
 
     fn wait(&mut self) -> ExitStatus {
+        // It may have been frozen before.
+        let asked = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(self.started.elapsed() < PATIENCE, "does not end:\n{}", self.said());
+            assert!(asked.elapsed() < PATIENCE, "does not end:\n{}", self.said());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
