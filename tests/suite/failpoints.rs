@@ -170,10 +170,10 @@ fn crash_free_zombie_at_every_failpoint_changes_nothing() {
     for place in places {
         let survey = survey();
         // Frozen for longer than that, since the other places come before it wakes: its worker was not silent, it was frozen too.
-        survey.edit("hang_timeout = 20", "hang_timeout = 3");
+        survey.edit("hang_timeout = 20", "hang_timeout = 5");
         let mut zombie = survey.start_failing(0, 0, &format!("{place}=freeze"));
         zombie.until_frozen(None);
-        survey.edit("hang_timeout = 3", "hang_timeout = 20");
+        survey.edit("hang_timeout = 5", "hang_timeout = 20");
         zombies.push((place, survey, zombie));
     }
     for (index, (place, survey, zombie)) in zombies.into_iter().enumerate() {
