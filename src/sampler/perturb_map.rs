@@ -218,7 +218,7 @@ impl PerturbMap {
                 }
                 if inflation::any(&factor)? {
                     if let Some(reach) = likelihood.reach() {
-                        factor = inflation::within_reach(&factor, &level.variance()?, reach)?;
+                        factor = inflation::bounded(&factor, &level.variance()?, reach)?;
                     }
                     shift.image = shift.image.f_mul(&factor.f_sqrt()?)?;
                     level = level.widened(&factor)?;
