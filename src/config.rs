@@ -310,6 +310,7 @@ pub struct FlagsConfig {
     pub cmodel: f64,
     pub residual_power: f64,
     pub residual_peak: f64,
+    pub solve_residual: f64,
     pub detection: f64,
 }
 
@@ -327,6 +328,7 @@ impl Default for FlagsConfig {
             cmodel: 5.0,
             residual_power: 3.0,
             residual_peak: 5.0,
+            solve_residual: 10.0,
             detection: 3.0,
         }
     }

@@ -157,6 +157,7 @@ impl<'a> Checker<'a> {
             ("cmodel", flags.cmodel),
             ("residual_power", flags.residual_power),
             ("residual_peak", flags.residual_peak),
+            ("solve_residual", flags.solve_residual),
             ("detection", flags.detection),
         ] {
             self.positive(value, &format!("flags.{name}"))?;

@@ -24,6 +24,7 @@ pub enum Flag {
     NotDetected = 1 << 17,
     CmodelMismatch = 1 << 18,
     ResidualPeak = 1 << 19,
+    UnfinishedSolves = 1 << 20,
 }
 
 /// Which of some draws of an object, given by their reduced chi^2, are no fit to its data although others are: their chi^2 is
@@ -38,7 +39,7 @@ pub fn lost(reduced_chi2: &[f32], times: f64) -> Vec<bool> {
 
 impl Flag {
     /// All flags, from the lowest bit. The values are part of the file format: never reorder, only append.
-    pub const ALL: [Flag; 20] = [
+    pub const ALL: [Flag; 21] = [
         Flag::UpsamplingBeyond3,
         Flag::NeighboursMasked,
         Flag::EdgeDownWeighted,
@@ -59,6 +60,7 @@ impl Flag {
         Flag::NotDetected,
         Flag::CmodelMismatch,
         Flag::ResidualPeak,
+        Flag::UnfinishedSolves,
     ];
 
     /// The bit.
@@ -89,6 +91,7 @@ impl Flag {
             Flag::NotDetected => "not_detected",
             Flag::CmodelMismatch => "cmodel_mismatch",
             Flag::ResidualPeak => "residual_peak",
+            Flag::UnfinishedSolves => "unfinished_solves",
         }
     }
 
@@ -140,6 +143,9 @@ impl Flag {
             }
             Flag::ResidualPeak => {
                 "residual_peak is beyond `residual_peak` (5) in a band: a companion or knot that the draws lack, or have too much of"
+            }
+            Flag::UnfinishedSolves => {
+                "solve_residual is above `solve_residual` (10): raise `sampler.cg_iterations`, or hold the draws' errors to be too small"
             }
         }
     }

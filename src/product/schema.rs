@@ -173,6 +173,12 @@ pub const DATASETS: &[Dataset] = &[
         "",
         "how many independent ones the samples are worth at least, where `sampler.method` is `perturb-map-smc`",
     ),
+    scalar(
+        "solve_residual",
+        NONE,
+        "",
+        "what the worst linear solve of any draw was left with, over what ends a solve (`sampler.cg_tolerance`): above 1, `sampler.cg_iterations` ended it; NaN for methods that do not tell",
+    ),
     scalar("pixel_scale", NONE, "arcsec", "pitch of the product images"),
     scalar("observation_pixel_scale", NONE, "arcsec", "pitch of the observation"),
     scalar("observation_shape", PAIR, "pixel", "rows and columns of the observation before padding"),

@@ -108,7 +108,7 @@ fn given_sky(
             Latent { image: back.image.f_zeros_like()?, ln_amplitude: back.ln_amplitude.f_zeros_like()?, sky };
         Ok(linear.apply(&through)?.f_add(&linear.covariance(w)?)?)
     };
-    Ok(conjugate_gradient::solve(rhs, stop, |residual| preconditioner.apply(residual), apply)?.0)
+    Ok(conjugate_gradient::solve(rhs, stop, |residual| preconditioner.apply(residual), apply)?.weights)
 }
 
 /// The draw where the model is linear in ln a, too.

@@ -54,10 +54,20 @@ pub fn latent(state: &State) -> Result<Latent> {
     })
 }
 
-/// Puts the galaxy of the next step into the state.
-pub fn advance(state: &mut State, latent: Latent) {
+/// The largest residual of a draw's solves, `[B]`, in a state.
+pub const SOLVE_RESIDUAL: &str = "solve_residual";
+
+/// Puts the galaxy of the next step into the state; `residual` is that of the solve that found it, over what would have ended
+/// the solve, `[B]`, where the method tells it.
+pub fn advance(state: &mut State, latent: Latent, residual: Option<Tensor>) -> Result<()> {
+    let largest = match (residual, state.get(SOLVE_RESIDUAL)) {
+        (Some(residual), Ok(before)) => Some(residual.f_maximum(before)?),
+        (residual, _) => residual,
+    };
     state.tensors = tensors(latent);
+    state.tensors.extend(largest.map(|largest| (SOLVE_RESIDUAL.into(), largest)));
     state.step += 1;
+    Ok(())
 }
 
 /// Standard normal images, by key.
@@ -95,8 +105,7 @@ pub fn guided(
     if let (true, Some(likelihood)) = (b == 0.0, problem.likelihood) {
         next = draw_nuisance(problem, likelihood, state.step, &next, stop)?;
     }
-    advance(state, next);
-    Ok(())
+    advance(state, next, None)
 }
 
 /// `steps` network evaluations in rounds of `inner` each; what does not divide lengthens the first rounds by one or more.

@@ -27,25 +27,38 @@ impl Stop {
     }
 }
 
+/// What a solve found.
+#[derive(Debug)]
+pub struct Solution {
+    /// w, of the shape of the right-hand side.
+    pub weights: Tensor,
+    /// Norm of each sample's residual over what would have ended its solve, `[B]`: above 1 where something else did, the limit of
+    /// iterations or rounding.
+    pub residual: Tensor,
+    pub iterations: u32,
+}
+
 /// Solves K w = `rhs` for each sample, K symmetric and positive: `apply(w)` is K w, `precondition(r)` an approximation of
 /// K^-1 r, symmetric and positive too, and the square of r in units of the noise, `[B, 1, 1, 1]`. All others are of shape
-/// `[B, C, my, mx]`. Returns w and the number of iterations made.
+/// `[B, C, my, mx]`.
 pub fn solve(
     rhs: &Tensor,
     stop: Stop,
     precondition: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>,
     mut apply: impl FnMut(&Tensor) -> Result<Tensor>,
-) -> Result<(Tensor, u32)> {
+) -> Result<Solution> {
     let mut w = rhs.f_zeros_like()?;
     let mut residual = rhs.f_add_scalar(0.0)?;
     let (mut z, mut size) = precondition(&residual)?;
     let mut direction = z.f_add_scalar(0.0)?;
     let mut rz = dot(&residual, &z)?;
     let target = size.f_mul_scalar(ROUNDING * ROUNDING)?.f_clamp_min(stop.tolerance * stop.tolerance)?;
+    // What each sample was left with when it ended; `size` is zero from then on.
+    let mut left = size.f_div(&target)?;
     for iteration in 0..stop.iterations {
         let active = size.f_gt_tensor(&target)?;
         if active.f_any()?.f_int64_value(&[])? == 0 {
-            return finite(w, &size, iteration);
+            return finish(w, &size, &left, iteration);
         }
         let product = apply(&direction)?;
         let curvature = dot(&direction, &product)?;
@@ -58,6 +71,7 @@ pub fn solve(
         let _ = w.f_addcmul_(&direction, &step)?;
         let _ = residual.f_addcmul_(&product, &step.f_neg()?)?;
         let (preconditioned, squared) = precondition(&residual)?;
+        left = squared.f_div(&target)?.f_where_self(&active, &left)?;
         z = preconditioned;
         let next = dot(&residual, &z)?;
         let old = rz.f_where_self(&active, &rz.f_ones_like()?)?;
@@ -68,20 +82,21 @@ pub fn solve(
         // A sample whose rounding ended it above keeps its residual, and would be tried again. (Zero times NaN stays NaN.)
         size = squared.f_where_self(&active, &size.f_mul_scalar(0.0)?)?;
     }
-    finite(w, &size, stop.iterations)
+    finish(w, &size, &left, stop.iterations)
 }
 
 /// A sample that has become NaN or infinite, as the size of its residual has, counts as finished above. It must not pass for
 /// solved: its w is made NaN, so that the draw is counted as one that is not finite. When no sample is left, it is none's doing.
-fn finite(w: Tensor, size: &Tensor, iterations: u32) -> Result<(Tensor, u32)> {
+fn finish(w: Tensor, size: &Tensor, left: &Tensor, iterations: u32) -> Result<Solution> {
+    let residual = left.f_sqrt()?.f_view(-1)?;
     let good = size.f_isfinite()?;
     if good.f_all()?.f_int64_value(&[])? != 0 {
-        return Ok((w, iterations));
+        return Ok(Solution { weights: w, residual, iterations });
     }
     if good.f_any()?.f_int64_value(&[])? == 0 {
         return Err(Error::internal("conjugate gradients: not finite (is the noise variance positive everywhere?)"));
     }
-    Ok((w.f_add(&size.f_sub(size)?)?, iterations))
+    Ok(Solution { weights: w.f_add(&size.f_sub(size)?)?, residual, iterations })
 }
 
 #[cfg(test)]
@@ -99,14 +114,15 @@ mod tests {
         let rhs = Tensor::from_slice(&normal(1, 20)).view([2, 1, 1, 10]);
         let plain = |r: &Tensor| Ok((r.shallow_clone(), dot(r, r)?));
         let stop = Stop { tolerance: 1e-5, iterations: 60 };
-        let (both, iterations) = solve(&rhs, stop, plain, apply).unwrap();
+        let Solution { weights: both, residual, iterations } = solve(&rhs, stop, plain, apply).unwrap();
         assert!(iterations < 60);
+        assert!(Vec::<f32>::try_from(residual).unwrap().iter().all(|left| (0.0..=1.0).contains(left)));
         let error = (apply(&both).unwrap() - &rhs).abs().max().double_value(&[]);
         assert!(error < 1e-4, "{error}"); // The tolerance times the norm of the right-hand side.
         // A sample that is solved at once (zero right-hand side) stays at zero beside one that is not.
         let mixed = rhs.copy();
         let _ = mixed.narrow(0, 0, 1).zero_();
-        let (with_zero, _) = solve(&mixed, stop, plain, apply).unwrap();
+        let with_zero = solve(&mixed, stop, plain, apply).unwrap().weights;
         assert_eq!(with_zero.narrow(0, 0, 1).abs().max().double_value(&[]), 0.0);
         let same = (with_zero.narrow(0, 1, 1) - both.narrow(0, 1, 1)).abs().max().double_value(&[]);
         assert!(same < 1e-5);
@@ -125,7 +141,7 @@ mod tests {
         let normal = Tensor::from_slice(&Key::new(3, "cg", 0, Purpose::Evaluation, 0).normal(200));
         let rhs = normal.view([1, 1, 1, 200]) * diagonal.sqrt();
         let stop = Stop { tolerance: 0.3, iterations: 200 };
-        let (w, iterations) = solve(&rhs, stop, precondition, apply).unwrap();
+        let Solution { weights: w, iterations, .. } = solve(&rhs, stop, precondition, apply).unwrap();
         let residual = (apply(&w).unwrap() - &rhs).square().sum(Kind::Float).sqrt().double_value(&[]);
         assert!(iterations < 200 && residual < 1.1 * stop.tolerance, "{iterations} {residual}"); // f32 recurrences.
         // It was not at once: what is far above the noise needs more than what is at its level.
@@ -143,11 +159,12 @@ mod tests {
         // Lost in the products, or before: the right-hand side is not finite.
         let solved =
             |products: &Tensor, before: &Tensor| solve(&(&rhs * before), stop, plain, |w| Ok(w * &diagonal * products));
-        let (all, iterations) = solved(&ones(), &ones()).unwrap();
+        let Solution { weights: all, iterations, .. } = solved(&ones(), &ones()).unwrap();
         for value in [f64::NAN, f64::INFINITY] {
             let lost = ones();
             let _ = lost.narrow(0, 1, 1).fill_(value);
-            for (some, most) in [solved(&lost, &ones()), solved(&ones(), &lost)].map(Result::unwrap) {
+            for solution in [solved(&lost, &ones()), solved(&ones(), &lost)].map(Result::unwrap) {
+                let Solution { weights: some, iterations: most, .. } = solution;
                 for sample in [0, 2] {
                     assert!(all.narrow(0, sample, 1) == some.narrow(0, sample, 1), "sample {sample}, {value}");
                 }
@@ -176,8 +193,20 @@ mod tests {
         let precondition = |r: &Tensor| Ok((r * ramp.view([1, 1, 1, 400]), dot(r, r)?));
         let normal = Key::new(2, "cg", 0, Purpose::Evaluation, 0).normal(800);
         let rhs = Tensor::from_slice(&normal).view([2, 1, 1, 400]) * 1e4;
-        let (w, iterations) = solve(&rhs, Stop { tolerance: 1e-2, iterations: 500 }, precondition, apply).unwrap();
+        let solution = solve(&rhs, Stop { tolerance: 1e-2, iterations: 500 }, precondition, apply).unwrap();
+        let Solution { weights: w, iterations, residual } = solution;
         assert!(iterations > 100, "{iterations}");
+        // What the limit ends says by how much it missed, and the other sample that it did not.
+        let cut = solve(&rhs, Stop { tolerance: 1e-2, iterations: 50 }, precondition, apply).unwrap();
+        let both = |left: &Tensor| Vec::<f32>::try_from(left).unwrap();
+        let missed =
+            (apply(&cut.weights).unwrap() - &rhs).square().sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Float);
+        let missed = both(&missed.sqrt())[1]
+            / 1e-5
+            / both(&rhs.square().sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Float).sqrt())[1];
+        let (left, whole) = (both(&cut.residual), both(&residual));
+        assert!(left[0] <= 1.0 && left[1] > 2.0 && (left[1] / missed - 1.0).abs() < 0.1, "{left:?} {missed}");
+        assert_eq!(whole[0], left[0]);
         let error = (w.narrow(0, 0, 1) / rhs.narrow(0, 0, 1) - 1.0).abs().max().double_value(&[]);
         assert!(error < 1e-2, "{error}");
     }

@@ -162,8 +162,7 @@ impl Sampler for Daps {
                 latent.image = latent.image.f_add(&fresh.f_mul_scalar(after)?)?;
             }
         }
-        chain::advance(state, latent);
-        Ok(())
+        chain::advance(state, latent, None)
     }
 
     fn finish(&self, _problem: &Problem, state: State) -> Result<Latent> {

@@ -113,8 +113,7 @@ impl Sampler for DiffPir {
         } else if let Some(likelihood) = problem.likelihood {
             latent = draw_nuisance(problem, likelihood, state.step, &latent, self.settings.stop)?;
         }
-        chain::advance(state, latent);
-        Ok(())
+        chain::advance(state, latent, None)
     }
 
     fn finish(&self, _problem: &Problem, state: State) -> Result<Latent> {

@@ -15,7 +15,7 @@ use tch::Tensor;
 
 use super::Problem;
 use super::condition::scale_by_prior;
-use super::conjugate_gradient::{self, Stop};
+use super::conjugate_gradient::{self, Solution, Stop};
 use super::preconditioner::Preconditioner;
 use super::tangent::within_reach;
 use crate::Result;
@@ -84,7 +84,7 @@ impl GaussNewton<'_> {
         noise: &dyn Linearized,
     ) -> Result<Tensor> {
         let preconditioner = Preconditioner::new(self.likelihood, point, self.modes, self.tangent_error)?;
-        weights(centre, point, data, [linear, noise], self.prior, &preconditioner, self.stop)
+        Ok(weights(centre, point, data, [linear, noise], self.prior, &preconditioner, self.stop)?.weights)
     }
 }
 
@@ -98,10 +98,10 @@ pub fn weights(
     prior: &dyn Fn(&Latent) -> Result<Latent>,
     preconditioner: &Preconditioner,
     stop: Stop,
-) -> Result<Tensor> {
+) -> Result<Solution> {
     let shift = linear.apply(&centre.minus(point)?)?;
     let rhs = data.f_sub(linear.prediction())?.f_sub(&shift)?;
-    let (weights, iterations) = conjugate_gradient::solve(
+    let solution = conjugate_gradient::solve(
         &rhs,
         stop,
         |residual| preconditioner.apply(residual),
@@ -110,8 +110,8 @@ pub fn weights(
             Ok(through.f_add(&noise.covariance(w)?)?)
         },
     )?;
-    tracing::trace!(iterations, "conjugate gradients");
-    Ok(weights)
+    tracing::trace!(iterations = solution.iterations, "conjugate gradients");
+    Ok(solution)
 }
 
 fn zero(like: &Latent) -> Result<Latent> {

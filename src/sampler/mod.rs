@@ -83,6 +83,11 @@ pub trait Sampler: Send {
     fn effective_draws(&self, _state: &State) -> Result<Option<f64>> {
         Ok(None)
     }
+    /// The largest residual that a solve of each draw's steps was left with, over what would have ended the solve, `[B]`: above 1
+    /// where the limit of iterations ended it instead. `None` where a method does not tell.
+    fn solve_residual(&self, state: &State) -> Result<Option<Vec<f32>>> {
+        state.get(chain::SOLVE_RESIDUAL).ok().map(to_vec).transpose()
+    }
     /// The draws, once all steps are done.
     fn finish(&self, problem: &Problem, state: State) -> Result<Latent>;
 }

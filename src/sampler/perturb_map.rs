@@ -72,6 +72,15 @@ pub struct Settings {
     pub stop: Stop,
 }
 
+/// What a step draws.
+struct Conditional {
+    drawn: Latent,
+    /// Whether C was widened.
+    widened: bool,
+    /// That of its last solve (`conjugate_gradient::Solution`), `[B]`; `None` without data.
+    residual: Option<Tensor>,
+}
+
 /// The sampler, with the operators of all its noise levels.
 pub struct PerturbMap {
     settings: Settings,
@@ -151,7 +160,7 @@ impl PerturbMap {
         self.settings.stop.loosened(ROUGH)
     }
 
-    /// A draw of x0 (and of amplitude and sky) given x_t and the data, or, in the last step, its mean; and whether C was widened.
+    /// A draw of x0 (and of amplitude and sky) given x_t and the data, or, in the last step, its mean.
     fn conditional(
         &self,
         problem: &Problem,
@@ -160,7 +169,7 @@ impl PerturbMap {
         before: &Latent,
         denoised: Tensor,
         mut level: Local,
-    ) -> Result<(Latent, bool)> {
+    ) -> Result<Conditional> {
         let nuisance = likelihood.nuisance();
         // Linearise at the denoised image with the amplitude and sky of the step before.
         let mut point = Latent {
@@ -200,7 +209,8 @@ impl PerturbMap {
             let apply = |direction: &Latent| prior.apply(direction);
             let stop = if round < again || stage.forgotten { self.rough() } else { self.settings.stop };
             let both = [linear.as_ref(), noise.as_ref()];
-            let weights = gauss_newton::weights(&centre, &point, &data, both, &apply, &preconditioner, stop)?;
+            let solution = gauss_newton::weights(&centre, &point, &data, both, &apply, &preconditioner, stop)?;
+            let weights = solution.weights;
             let pull = linear.adjoint(&weights)?;
             let change = apply(&pull)?;
             if let (0, false, Some((shift, _))) = (round, wider, &mut perturbed) {
@@ -230,7 +240,7 @@ impl PerturbMap {
             }
             point = within_reach(centre.plus(&change)?, &point, likelihood.reach())?;
             if round == again {
-                return Ok((point, wider));
+                return Ok(Conditional { drawn: point, widened: wider, residual: Some(solution.residual) });
             }
             linear = likelihood.linearize_within(&point, error)?.into();
             round += 1;
@@ -248,10 +258,13 @@ impl PerturbMap {
     ) -> Result<bool> {
         let stage = self.stage(state.step)?;
         let last = stage.is_last();
-        let (mut drawn, widened) = match problem.likelihood {
+        let without_data = |image| -> Result<Conditional> {
+            Ok(Conditional { drawn: with_prior_nuisance(problem, image)?, widened: false, residual: None })
+        };
+        let Conditional { mut drawn, widened, residual } = match problem.likelihood {
             Some(likelihood) => self.conditional(problem, likelihood, stage, before, denoised, level)?,
-            None if last => (with_prior_nuisance(problem, denoised)?, false),
-            None => (with_prior_nuisance(problem, denoised.f_add(&level.draw(&problem.noise, stage.key)?)?)?, false),
+            None if last => without_data(denoised)?,
+            None => without_data(denoised.f_add(&level.draw(&problem.noise, stage.key)?)?)?,
         };
         if let (true, Some(likelihood)) = (last, problem.likelihood) {
             // Amplitude and sky were only maximised over above: draw them given the final image.
@@ -261,7 +274,7 @@ impl PerturbMap {
             true => drawn.image.f_add(&chain::white(problem, Purpose::Renoise, stage.key)?.f_mul_scalar(stage.t)?)?,
             false => chain::ancestral(problem, stage.key, &before.image, &drawn.image, [stage.t, stage.next])?,
         };
-        chain::advance(state, drawn);
+        chain::advance(state, drawn, residual)?;
         Ok(widened)
     }
 }

@@ -95,7 +95,7 @@ impl PerturbMapSmc {
         let data = likelihood.data().f_unsqueeze(0)?;
         let both = [linear.as_ref(), linear.as_ref()];
         let stop = self.default.stop();
-        let solved = gauss_newton::weights(&middle, &point, &data, both, &apply, &preconditioner, stop)?;
+        let solved = gauss_newton::weights(&middle, &point, &data, both, &apply, &preconditioner, stop)?.weights;
         let ln_weights =
             linear.apply(&change)?.f_mul(&solved)?.f_sum_dim_intlist(&[1i64, 2, 3][..], false, Kind::Double)?;
         Ok(ln_weights.f_nan_to_num(f64::NEG_INFINITY, f64::NEG_INFINITY, f64::NEG_INFINITY)?)

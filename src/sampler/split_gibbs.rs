@@ -189,8 +189,7 @@ impl Sampler for SplitGibbs {
                 (None, None) => latent,
             };
         }
-        chain::advance(state, latent);
-        Ok(())
+        chain::advance(state, latent, None)
     }
 
     fn finish(&self, _problem: &Problem, state: State) -> Result<Latent> {

@@ -62,6 +62,9 @@ pub fn column<'a>(node: &'a Node, name: &str) -> &'a [f32] {
 /// What each draw is worth, between blocks and record, and in the record their sum.
 pub const EFFECTIVE_DRAWS: &str = "effective_draws";
 
+/// What the worst solve of a draw was left with, between blocks and record, and in the record the largest.
+pub const SOLVE_RESIDUAL: &str = "solve_residual";
+
 /// Draws that are worth less than this part of the samples are few.
 const LEAST_WORTH: f64 = 0.5;
 
@@ -162,6 +165,10 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
     let galaxy = if bright.f_sum(Kind::Double)?.f_double_value(&[])? > 0.0 { mean_over(&bright)? } else { reduced };
     put("reduced_chi2_galaxy", galaxy);
     put("reduced_chi2_draws", mean_sd(column(node, "reduced_chi2")).0);
+    if let Some(residual) = column(node, SOLVE_RESIDUAL).iter().copied().reduce(f32::max) {
+        put(SOLVE_RESIDUAL, residual.into());
+        flag(Flag::UnfinishedSolves, f64::from(residual) > thresholds.solve_residual);
+    }
     flag(Flag::LostDraws, node.lost > 0);
     flag(Flag::HighChi2, reduced.max(galaxy) > thresholds.high_chi2);
     flag(Flag::FewSamples, few);
@@ -231,7 +238,12 @@ pub fn assemble(parts: &Parts) -> Result<ObjectRecord> {
         flags,
         scalars,
         arrays,
-        samples: node.samples.iter().filter(|(name, _)| name != EFFECTIVE_DRAWS).cloned().collect(),
+        samples: node
+            .samples
+            .iter()
+            .filter(|(name, _)| ![EFFECTIVE_DRAWS, SOLVE_RESIDUAL].contains(&name.as_str()))
+            .cloned()
+            .collect(),
     })
 }
 

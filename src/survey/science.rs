@@ -235,6 +235,7 @@ impl OpenObject for OpenGalaxy<'_> {
     fn finish_block(&self, block: u32, state: State) -> Result<Node> {
         let own = self.own(block)?;
         let effective = self.engine.sampler.effective_draws(&state)?;
+        let solve_residual = self.engine.sampler.solve_residual(&state)?;
         let latent = self.engine.sampler.finish(&self.problem(block, &own), state)?;
         let range = self.range(block);
         let kept = (self.engine.config.posterior.keep_draws as usize).saturating_sub(range.start).min(range.len());
@@ -251,6 +252,7 @@ impl OpenObject for OpenGalaxy<'_> {
             reference: self.engine.reference(),
             kept,
             lost: self.engine.config.flags.lost_draws,
+            solve_residual,
         })?;
         if let (Some(effective), Some((_, column))) = (effective, node.samples.first()) {
             // Each draw of the block is worth the same.

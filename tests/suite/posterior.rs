@@ -114,6 +114,10 @@ fn mpi_weighed_draws_are_the_same_on_any_number_of_ranks_and_say_what_they_are_w
             // Of 8 samples.
             let few = worth.is_some_and(|worth| worth < 4.0);
             assert_eq!(record.flags & Flag::FewSamples as u32 != 0, few, "{worth:?}");
+            // Solves of both methods end by their tolerance, and say so.
+            let left = record.scalar("solve_residual").unwrap_or(f64::NAN);
+            assert!((0.0..=1.0).contains(&left), "{left}");
+            assert_eq!(record.flags & Flag::UnfinishedSolves as u32, 0);
             worth
         };
         let receipt = std::fs::read_to_string(survey.join(name).join("receipts/00000.json")).unwrap();

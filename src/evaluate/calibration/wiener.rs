@@ -50,7 +50,7 @@ pub fn reference(setting: &Setting, likelihood: &dyn Likelihood, noise: &BlockNo
         let squared = dot(residual, &weighted)?;
         Ok((weighted, squared))
     };
-    let (w, _) = solve(&rhs, STOP, precondition, apply)?;
+    let w = solve(&rhs, STOP, precondition, apply)?.weights;
     Ok(mean.f_add(&shift)?.f_add(&spread(covariance, &linear.adjoint(&w)?.image)?)?)
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Draws<'a> {
     pub kept: usize,
     /// A draw whose chi^2 is so many times the median of the block is no fit.
     pub lost: f64,
+    /// `Sampler::solve_residual` of the draws.
+    pub solve_residual: Option<Vec<f32>>,
 }
 
 /// Moments and per-sample quantities of a block of draws. Draws that are not finite are left out, and those that are no fit to
@@ -84,6 +86,7 @@ pub(super) fn reduce(block: &Draws) -> Result<Node> {
             row.push((object_record::indexed("sky", k), level));
         }
         row.push(("redshift".into(), block.redshifts[index] as f32));
+        row.extend(block.solve_residual.as_ref().map(|all| (object_record::SOLVE_RESIDUAL.into(), all[index])));
         row.extend(morphology(part(&flux, index, count), bands, block.pixel_kpc, block.reference)?);
         if samples.is_empty() {
             samples = row.iter().map(|(name, _)| (name.clone(), Vec::new())).collect();
@@ -116,6 +119,7 @@ mod tests {
             reference: 1,
             kept: 4,
             lost: 10.0,
+            solve_residual: None,
         })
         .unwrap()
     }
