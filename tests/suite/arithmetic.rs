@@ -18,7 +18,7 @@ const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safeten
 
 /// What was recorded: with which prior, which arithmetic, and the numbers of the summary catalogue.
 const RECORDED_PRIOR: &str = "17bba7b5da40ae46bb5606ae2802a675ebb3dc516881c1eb7028cc6efe66b1e7";
-const RECORDED_ARITHMETIC: u32 = 10;
+const RECORDED_ARITHMETIC: u32 = 11;
 const RECORDED: [(&str, f64); 23] = [
     ("kron_flux_r", 16590.052585432306),
     ("aperture_flux_i", 21347.79805868864),
@@ -27,7 +27,7 @@ const RECORDED: [(&str, f64); 23] = [
     ("sky_r", 0.6222008839249611),
     ("sky_sd_i", 0.14774645731623764),
     ("reduced_chi2", 0.9528724353920263),
-    ("reduced_chi2_draws", 0.9550978094339371),
+    ("reduced_chi2_draws", 0.9553018808364868),
     ("predictive_p", 0.6487509229552788),
     ("variance_ratio_paper", 0.08538356155402546),
     ("variance_ratio_linear_r", 0.10066300910053984),
@@ -47,7 +47,7 @@ const RECORDED: [(&str, f64); 23] = [
 /// The content of the product, by machine. Bits are promised for one machine and its libraries only; on others the numbers are compared.
 const BITS: [(&str, &str); 1] = [(
     "Intel(R) Xeon(R) Processor 6 207 2; libtorch 2.13.0; cpu AVX512; threads 1; DNNL_MAX_CPU_ISA default; MKL_CBWR default",
-    "5bab2f646576618518c5c52427041b915055f752968ecbaef202c208976f9baa",
+    "82caf8668f3586321f591893ce6e4f26c0647ff805bce6635ffc66fccabd9223",
 )];
 
 /// Rounding in another order moves the numbers by up to 5e-5 of their size (measured with ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41
