@@ -46,7 +46,8 @@ pub fn leader_patience(hang_timeout: Duration) -> Duration {
 /// Ends the job because this rank's worker hangs.
 pub fn hung(comm: &dyn Comm, object: &str, silent: Duration) -> ! {
     tracing::error!(
-        "rank {} on {}, device {}: no step for {:.0} s, on object {object}: aborting (run again to go on)",
+        "rank {} on {}, device {}: no step for {:.0} s, on object {object}: aborting (run again to go on; where steps \
+         take so long, raise `run.hang_timeout`)",
         comm.rank(),
         crate::cluster::host(),
         comm.local_rank(),
