@@ -145,7 +145,7 @@ impl Flag {
                 "residual_peak is beyond `residual_peak` (5) in a band: a companion or knot that the draws lack, or have too much of"
             }
             Flag::UnfinishedSolves => {
-                "solve_residual is above `solve_residual` (10): raise `sampler.cg_iterations`, or hold the draws' errors to be too small"
+                "solve_residual is above `solve_residual` (10): raise `sampler.cg_iterations`, or do not rely on the draws' errors"
             }
         }
     }
