@@ -131,31 +131,21 @@ impl Spread {
         let below = above.saturating_sub(1);
         let gap = self.levels[above] - self.levels[below];
         let share = if gap > 0.0 { ((t.ln() - self.levels[below]) / gap).clamp(0.0, 1.0) } else { 0.0 };
-        let low = self.look_up(below, &blurred)?;
-        if share == 0.0 {
-            return Ok(low.f_exp()?);
+        let mut bands = Vec::new();
+        for band in 0..denoised.size()[1] {
+            // The mean of two tables that are linear between their nodes is one that is linear between the nodes of both.
+            let [low, high] = [self.row(below, band)?, self.row(above, band)?];
+            let (nodes, _) = Tensor::f_cat(&[&low.0, &high.0], 0)?.f_sort(0, false)?;
+            let ln_factors = look_up(&low, &nodes)?.f_lerp(&look_up(&high, &nodes)?, share)?;
+            bands.push(look_up(&(nodes, ln_factors), &blurred.f_narrow(1, band, 1)?)?);
         }
-        let high = self.look_up(above, &blurred)?;
-        Ok(low.f_lerp(&high, share)?.f_exp()?)
+        Ok(Tensor::f_cat(&bands, 1)?.f_exp_()?)
     }
 
-    /// ln g of one level's table, linear between the nodes and constant outside.
-    fn look_up(&self, level: usize, values: &Tensor) -> Result<Tensor> {
-        let mut bands = Vec::new();
-        for band in 0..values.size()[1] {
-            let row =
-                |table: &Tensor| -> Result<Tensor> { Ok(table.f_get(level as i64)?.f_get(band)?.f_contiguous()?) };
-            let (nodes, factors) = (row(&self.nodes)?, row(&self.ln_factors)?);
-            let plane = values.f_narrow(1, band, 1)?.f_contiguous()?;
-            let upper = plane.f_bucketize(&nodes, false, false)?.f_clamp(1, nodes.numel() as i64 - 1)?;
-            let lower = upper.f_sub_scalar(1)?;
-            let (left, right) = (nodes.f_take(&lower)?, nodes.f_take(&upper)?);
-            let width = right.f_sub(&left)?.f_clamp_min(1e-12)?;
-            let share = plane.f_sub(&left)?.f_div(&width)?.f_clamp(0.0, 1.0)?;
-            let (low, high) = (factors.f_take(&lower)?, factors.f_take(&upper)?);
-            bands.push(low.f_add(&high.f_sub(&low)?.f_mul(&share)?)?);
-        }
-        Ok(Tensor::f_cat(&bands, 1)?)
+    /// The nodes of one level and band, and ln g there.
+    fn row(&self, level: usize, band: i64) -> Result<(Tensor, Tensor)> {
+        let row = |table: &Tensor| -> Result<Tensor> { Ok(table.f_get(level as i64)?.f_get(band)?.f_contiguous()?) };
+        Ok((row(&self.nodes)?, row(&self.ln_factors)?))
     }
 
     /// The parts, as they stand in a file: levels (ln t), nodes and ln g.
@@ -171,6 +161,19 @@ impl Spread {
             ln_factors: self.ln_factors.f_to_device(device)?,
         })
     }
+}
+
+/// ln g at `values` of any shape, linear between the nodes and constant outside.
+fn look_up((nodes, ln_factors): &(Tensor, Tensor), values: &Tensor) -> Result<Tensor> {
+    let intervals = nodes.numel() as i64 - 1;
+    let (left, right) = (nodes.f_narrow(0, 0, intervals)?, nodes.f_narrow(0, 1, intervals)?);
+    let low = ln_factors.f_narrow(0, 0, intervals)?;
+    let slopes = ln_factors.f_narrow(0, 1, intervals)?.f_sub(&low)?.f_div(&right.f_sub(&left)?.f_clamp_min(1e-12)?)?;
+    let inside = values.f_clamp(nodes.f_double_value(&[0])?, nodes.f_double_value(&[intervals])?)?;
+    // A value between the first two nodes is in interval 0.
+    let interval = inside.f_bucketize(&right.f_contiguous()?, false, false)?.f_clamp_max(intervals - 1)?;
+    let beyond = inside.f_sub(&left.f_take(&interval)?)?;
+    Ok(low.f_take(&interval)?.f_addcmul(&slopes.f_take(&interval)?, &beyond)?)
 }
 
 /// Images `[B, C, n, n]` under a Gaussian blur; beyond the edge they are taken to be zero.

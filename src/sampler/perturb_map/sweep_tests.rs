@@ -47,3 +47,24 @@ fn sweeps_forget_and_are_for_data_only() {
     let expected = (1.0 / (t * t)) / (1.0 / (t * t) + 1.0 / v);
     assert!((kept / expected - 1.0).abs() < 1e-3, "{kept}, expected {expected}");
 }
+
+/// Where sweeps are corrected for the model's curvature goes with the size of the prior's strongest mode, and steps downwards always are.
+#[test]
+fn sweeps_are_corrected_far_below_the_strongest_mode_only() {
+    for (sd, corrected) in [(21.0f64, true), (11.0, false)] {
+        let settings = Settings {
+            steps: 32,
+            t_max: 3.0 * sd,
+            t_min: 0.005,
+            relinearizations: 1,
+            sweeps: 8,
+            stop: Stop { tolerance: 1e-5, iterations: 60 },
+        };
+        let sampler = PerturbMap::new(independent(2, sd * sd), None, settings).unwrap();
+        let stages: Vec<Stage> = (0..32).map(|step| sampler.stage(step).unwrap()).collect();
+        assert_eq!(stages.iter().filter(|stage| stage.is_sweep()).count(), 8);
+        for stage in stages {
+            assert_eq!(sampler.corrects_curvature(stage), corrected || !stage.is_sweep(), "{stage:?}, {sd}");
+        }
+    }
+}
