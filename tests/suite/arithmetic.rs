@@ -18,7 +18,7 @@ const PRIOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/priors/default.safeten
 
 /// What was recorded: with which prior, which arithmetic, and the numbers of the summary catalogue.
 const RECORDED_PRIOR: &str = "17bba7b5da40ae46bb5606ae2802a675ebb3dc516881c1eb7028cc6efe66b1e7";
-const RECORDED_ARITHMETIC: u32 = 11;
+const RECORDED_ARITHMETIC: u32 = 12;
 const RECORDED: [(&str, f64); 23] = [
     ("kron_flux_r", 16590.052585432306),
     ("aperture_flux_i", 21347.79805868864),
@@ -42,12 +42,12 @@ const RECORDED: [(&str, f64); 23] = [
     ("concentration_mean", 3.700131595134735),
     ("asymmetry_mean", 0.38608382642269135),
     ("e1_mean", 0.1324664242565632),
-    ("e2_mean", -0.00658187796943821),
+    ("e2_mean", -0.006579858745681122),
 ];
 /// The content of the product, by machine. Bits are promised for one machine and its libraries only; on others the numbers are compared.
 const BITS: [(&str, &str); 1] = [(
     "Intel(R) Xeon(R) Processor 6 207 2; libtorch 2.13.0; cpu AVX512; threads 1; DNNL_MAX_CPU_ISA default; MKL_CBWR default",
-    "82caf8668f3586321f591893ce6e4f26c0647ff805bce6635ffc66fccabd9223",
+    "7319f07f3bd3c4d8db8327e6f1dd7cdf6e51570358398add22572a1cad499466",
 )];
 
 /// Rounding in another order moves the numbers by up to 5e-5 of their size (measured with ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41
