@@ -169,7 +169,7 @@ fn look_up((nodes, ln_factors): &(Tensor, Tensor), values: &Tensor) -> Result<Te
     let (left, right) = (nodes.f_narrow(0, 0, intervals)?, nodes.f_narrow(0, 1, intervals)?);
     let low = ln_factors.f_narrow(0, 0, intervals)?;
     let slopes = ln_factors.f_narrow(0, 1, intervals)?.f_sub(&low)?.f_div(&right.f_sub(&left)?.f_clamp_min(1e-12)?)?;
-    let inside = values.f_clamp(nodes.f_double_value(&[0])?, nodes.f_double_value(&[intervals])?)?;
+    let inside = values.f_maximum(&nodes.f_narrow(0, 0, 1)?)?.f_minimum(&nodes.f_narrow(0, intervals, 1)?)?;
     // A value between the first two nodes is in interval 0.
     let interval = inside.f_bucketize(&right.f_contiguous()?, false, false)?.f_clamp_max(intervals - 1)?;
     let beyond = inside.f_sub(&left.f_take(&interval)?)?;
