@@ -251,16 +251,21 @@ pub struct SamplerConfig {
     pub gibbs_held: Option<f64>,
 }
 
+impl SamplerConfig {
+    /// Network evaluations per sample, unless the config says otherwise.
+    pub const STEPS: u32 = 28;
+}
+
 impl Default for SamplerConfig {
     fn default() -> Self {
         SamplerConfig {
             method: "perturb-map".into(),
-            steps: 32,
+            steps: Self::STEPS,
             relinearizations: 1,
             t_max: None,
             t_min: None,
             cg_tolerance: 0.3,
-            cg_iterations: 500,
+            cg_iterations: 2000,
             guidance: 1.0,
             sweeps: None,
             mmps_iterations: None,

@@ -16,7 +16,7 @@ use crate::sampler::{self, Problem, Sampler, SavedState, State, to_vec};
 use crate::{Error, Result};
 
 /// Steps of the test's chain, as many as a real run has.
-pub const STEPS: u32 = 32;
+pub const STEPS: u32 = SamplerConfig::STEPS;
 /// Samples in the block.
 pub const BLOCK: u32 = 8;
 

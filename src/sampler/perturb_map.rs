@@ -18,7 +18,7 @@
 //! G, when the prior has a table for it, scales C to the network's own uncertainty (`prior/spread.rs`). Where the data show
 //! that D is further off than C allows, C is widened for that galaxy (`inflation.rs`), or in a place (`local_inflation.rs`).
 //!
-//! Of a prior with such a table, a quarter of the steps are sweeps, which stay at their noise level: x = x0 + t e' (`stages.rs`).
+//! Of a prior with such a table, two of seven steps are sweeps, which stay at their noise level: x = x0 + t e' (`stages.rs`).
 //!
 //! Amplitude and sky are not diffused: at each step they are drawn jointly with x0 from their own priors, and once more
 //! given the final image. What the prior's images fulfil exactly (their unit flux) conditions N(D, C) at each step
@@ -38,7 +38,7 @@ use super::guidance::with_prior_nuisance;
 use super::inflation::{self, inflation};
 use super::local_inflation::local_inflation;
 use super::preconditioner::Preconditioner;
-use super::stages::{SWEEP_LEVEL, Stage, can_sweep, stages};
+use super::stages::{self, SWEEP_LEVEL, Stage, can_sweep};
 use super::tangent::{good_below, tangent_error_of, within_reach};
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood, Linearized};
@@ -104,11 +104,11 @@ impl PerturbMap {
     /// the table of its uncertainty, where it has one.
     pub fn new(covariance: Covariance, spread: Option<Spread>, settings: Settings) -> Result<Self> {
         let count = settings.steps.saturating_sub(settings.sweeps);
-        let grid = chain::levels("perturb-map", settings.t_max, settings.t_min, count)?;
-        if settings.sweeps > 0 && !can_sweep(&grid) {
+        let grid = stages::levels("perturb-map", settings.t_max, settings.t_min, count, settings.sweeps)?;
+        if settings.sweeps > 0 && !can_sweep(settings.t_max, settings.t_min, count) {
             return Err(Error::usage(format!(
-                "perturb-map: no sweeps can be made with {count} noise levels from t_max = {} to t_min = {}: expected some above and \
-                 below {SWEEP_LEVEL}; leave `sampler.sweeps` out, or set it to 0",
+                "perturb-map: no sweeps can be made with {count} noise levels from t_max = {} to t_min = {}: expected three or more, \
+                 around {SWEEP_LEVEL}; leave `sampler.sweeps` out, or set it to 0",
                 settings.t_max, settings.t_min
             )));
         }
@@ -121,7 +121,7 @@ impl PerturbMap {
         } else {
             None
         };
-        let stages = stages(&grid, settings.sweeps);
+        let stages = stages::stages(&grid, settings.sweeps);
         Ok(PerturbMap { settings, covariance, stages, levels, spread, widen_all_or_none: false, without_data })
     }
 

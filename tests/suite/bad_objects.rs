@@ -83,7 +83,7 @@ fn bad_objects_get_a_reason_and_no_numbers() {
     std::fs::write(&catalog, lines.join("\n")).unwrap();
     let config = survey.join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
-    let text = text.replace("\nsteps = 32", "\nsteps = 8").replace("shard_objects = 5", "shard_objects = 6");
+    let text = text.replace("\nsteps = 28", "\nsteps = 8").replace("shard_objects = 5", "shard_objects = 6");
     std::fs::write(&config, text).unwrap();
     let run = unseeing().arg("run").arg(&config).output().unwrap();
     assert_eq!(run.status.code(), Some(3), "{}", String::from_utf8_lossy(&run.stderr));

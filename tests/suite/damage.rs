@@ -33,7 +33,7 @@ impl Survey {
         let made = unseeing().args(options).arg(survey.path("survey")).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let text = std::fs::read_to_string(survey.config()).unwrap();
-        let text = text.replace("block = 16", "block = 2").replace("\nsteps = 32", "\nsteps = 2");
+        let text = text.replace("block = 16", "block = 2").replace("\nsteps = 28", "\nsteps = 2");
         std::fs::write(survey.config(), text.replace("shard_objects = 3", "shard_objects = 2")).unwrap();
         for command in ["pack", "run", "merge"] {
             let (code, said) = survey.call(command);

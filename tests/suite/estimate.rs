@@ -39,7 +39,7 @@ fn estimates_hold_what_a_small_survey_took() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let config = survey.join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
-    let text = text.replace("block = 16", "block = 4").replace("\nsteps = 32", "\nsteps = 3");
+    let text = text.replace("block = 16", "block = 4").replace("\nsteps = 28", "\nsteps = 3");
     std::fs::write(&config, text.replace("shard_objects = 6", "shard_objects = 2")).unwrap();
 
     let planned = plan(&[], &config);

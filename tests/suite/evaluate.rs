@@ -22,8 +22,8 @@ fn survey(folder: &Path, name: &str, options: &[&str], steps: u32) -> PathBuf {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let config = survey.join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
-    assert!(text.contains("\nsteps = 32"));
-    std::fs::write(&config, text.replace("\nsteps = 32", &format!("\nsteps = {steps}"))).unwrap();
+    assert!(text.contains("\nsteps = 28"));
+    std::fs::write(&config, text.replace("\nsteps = 28", &format!("\nsteps = {steps}"))).unwrap();
     let run = unseeing().arg("run").arg(&config).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     survey

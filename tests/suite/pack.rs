@@ -16,7 +16,7 @@ fn survey(folder: &Path) -> (PathBuf, impl Fn(&str) -> PathBuf) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     std::fs::remove_file(survey.join("psfs/sim-0003-r.fits")).unwrap();
     let text = std::fs::read_to_string(survey.join("config.toml")).unwrap();
-    let text = text.replace("block = 16", "block = 1").replace("\nsteps = 32", "\nsteps = 3");
+    let text = text.replace("block = 16", "block = 1").replace("\nsteps = 28", "\nsteps = 3");
     let text = text.replace("shard_objects = 5", "shard_objects = 2");
     assert!(["block = 1\n", "steps = 3\n", "shard_objects = 2\n"].iter().all(|line| text.contains(line)), "{text}");
     let place = survey.clone();

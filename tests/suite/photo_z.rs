@@ -78,7 +78,7 @@ impl Survey {
 
 const SHORT: [(&str, &str); 3] = [
     ("block = 16", "block = 2"),
-    ("\nsteps = 32", "\nsteps = 6"),
+    ("\nsteps = 28", "\nsteps = 6"),
     ("journal_interval = 60.0", "journal_interval = 1.0"),
 ];
 
@@ -159,10 +159,10 @@ fn sd(values: &[f64]) -> f64 {
 fn sizes_in_kpc_are_as_uncertain_as_the_distance() {
     let options = ["--objects", "1", "--samples", "24", "--redshift-error", "0.03", "--seed", "5"];
     let survey = Survey::new(&[&options[..], &["--redshift", "0.3,0.3", "--magnitude", "19,19"]].concat());
-    let steps = ("\nsteps = 32", "\nsteps = 16");
+    let steps = ("\nsteps = 28", "\nsteps = 16");
     assert_eq!(survey.run("propagated", &[steps, ("block = 16", "block = 12")]), 0);
     assert_eq!(survey.run("point", &[steps, ("mode = \"propagated\"", "mode = \"point\"")]), 0);
-    assert_eq!(survey.run("blocks", &[("\nsteps = 32", "\nsteps = 2"), ("block = 16", "block = 5")]), 0);
+    assert_eq!(survey.run("blocks", &[("\nsteps = 28", "\nsteps = 2"), ("block = 16", "block = 5")]), 0);
     let redshifts = survey.samples("propagated", "redshift");
     // A sample's redshift is its own, whatever the blocks.
     assert_eq!(redshifts, survey.samples("blocks", "redshift"));

@@ -18,7 +18,7 @@ fn survey(folder: &Path, samples: u32) -> (PathBuf, String) {
     let made = unseeing().args(simulate).arg(&survey).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let text = std::fs::read_to_string(survey.join("config.toml")).unwrap();
-    let text = text.replace("block = 16", "block = 1").replace("\nsteps = 32", "\nsteps = 6");
+    let text = text.replace("block = 16", "block = 1").replace("\nsteps = 28", "\nsteps = 6");
     let text = text.replace("journal_interval = 60.0", "journal_interval = 1.0");
     let edited = ["block = 1\n", "steps = 6\n", "journal_interval = 1.0\n"];
     assert!(edited.iter().all(|line| text.contains(line)), "{text}");

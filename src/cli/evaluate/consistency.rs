@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, default_value = "perturb-map")]
     method: String,
     /// Network evaluations per draw
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = SamplerConfig::STEPS)]
     steps: u32,
     /// Largest noise level of the sampler (from the prior when not given)
     #[arg(long)]

@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(4..))]
     draws: u32,
     /// Network evaluations per draw
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = SamplerConfig::STEPS)]
     steps: u32,
     #[arg(long, default_value_t = 1)]
     seed: u64,
