@@ -13,7 +13,7 @@ use crate::cluster::Comm;
 use crate::config::DeviceKind;
 use crate::device::Compute;
 use crate::evaluate::Outcome;
-use crate::evaluate::draws::{Drawer, Parts};
+use crate::evaluate::draws::{self, Drawer, Parts};
 use crate::io::publish::publish_path;
 use crate::prior::Prior;
 use crate::prior::store::to_bytes;
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Noise levels of a draw; each costs an evaluation of the network
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = draws::STEPS, value_parser = clap::value_parser!(u32).range(2..))]
     steps: u32,
     /// Threads of the network, in each rank
     #[arg(long, default_value_t = 1)]

@@ -9,7 +9,7 @@ use tch::{Device, Tensor};
 
 use crate::cli::draw::Place;
 use crate::cluster::Solo;
-use crate::evaluate::draws::{BLOCK, Drawer, measured_covariance};
+use crate::evaluate::draws::{self, BLOCK, Drawer, measured_covariance};
 use crate::io::publish::publish_path;
 use crate::posterior::{Moments, morphology};
 use crate::prior::card::Architecture;
@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Noise levels of a draw; each costs an evaluation of the network
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = draws::STEPS, value_parser = clap::value_parser!(u32).range(2..))]
     steps: u32,
     /// Threads of the network
     #[arg(long, default_value_t = 1)]

@@ -21,6 +21,8 @@ use crate::{Error, Result};
 
 /// Draws in one batch of the network, and in one file.
 pub const BLOCK: u32 = 16;
+/// Noise levels of a draw, unless somebody wants others: with those the moments of the shipped priors were measured.
+pub const STEPS: u32 = 32;
 /// The metadata key of a block's file.
 const KEY: &str = "draws";
 /// The name of its tensor.

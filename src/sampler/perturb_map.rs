@@ -59,7 +59,7 @@ const MARGIN: f64 = 1.15;
 const ROUGH: f64 = 10.0;
 
 /// Sweeps are corrected for the curvature of the model below this part of the standard deviation of the prior's strongest mode. The
-/// correction is for p(x0 | x_t) that are Gaussian, which far up they are not: draws of the twin's faint galaxies, whose last sweeps are
+/// correction is for p(x0 | x_t) that are Gaussian, which far up they are not: draws of the twin's faint galaxies, whose last sweeps were
 /// at 0.32, were 0.16 posterior deviations too faint with it; those of the shipped prior, at 0.21, are nearer by 0.07 for it.
 const CURVED_SWEEPS_BELOW: f64 = 0.25;
 

@@ -5,6 +5,7 @@ use tch::{Device, Tensor};
 use super::SimulateOptions;
 use super::images::read;
 use crate::config::SamplerConfig;
+use crate::evaluate::draws;
 use crate::evaluate::mock::chain_draws;
 use crate::prior::Prior;
 use crate::random::{BlockNoise, object_seed};
@@ -181,7 +182,7 @@ fn prior_draws(options: &SimulateOptions) -> Result<Vec<Light>> {
             card.pixel_kpc
         )));
     }
-    let sampler = sampler::build(&SamplerConfig::default(), &prior)?;
+    let sampler = sampler::build(&SamplerConfig { steps: draws::STEPS, ..SamplerConfig::default() }, &prior)?;
     let mut lights = Vec::new();
     for first in (0..options.objects).step_by(BLOCK as usize) {
         let count = BLOCK.min(options.objects - first);
