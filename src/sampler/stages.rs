@@ -24,6 +24,9 @@ use crate::Result;
 /// down a sweep forgets less.
 pub const SWEEP_LEVEL: f64 = 4.5;
 
+/// Karras' grid goes through powers: a level below this is that level.
+const ROUNDED: f64 = SWEEP_LEVEL * 1.000_001;
+
 /// One of so many noise levels lies above the sweeps.
 const LEVELS_TO_ONE_ABOVE: u32 = 4;
 
@@ -66,7 +69,7 @@ pub fn levels(method: &str, t_max: f64, t_min: f64, count: u32, sweeps: u32) -> 
 
 /// Whether so many levels have a place for sweeps: one above, and two where they are made.
 pub fn can_sweep(t_max: f64, t_min: f64, count: u32) -> bool {
-    t_max > SWEEP_LEVEL && t_min < SWEEP_LEVEL && count > 2
+    t_max > ROUNDED && t_min < SWEEP_LEVEL && count > 2
 }
 
 /// The steps down a `grid` of decreasing levels that ends with 0, with so many `sweeps`; none where the grid has no place for them.
@@ -94,8 +97,7 @@ pub fn stages(grid: &[f64], sweeps: u32) -> Vec<Stage> {
 
 /// The upper one of the levels with sweeps; the other one is the next.
 fn swept(grid: &[f64]) -> Option<usize> {
-    // Karras' grid goes through powers.
-    let upper = grid.iter().position(|t| *t < SWEEP_LEVEL * 1.000_001)?;
+    let upper = grid.iter().position(|t| *t < ROUNDED)?;
     (upper > 0 && grid.get(upper + 1).is_some_and(|t| *t > 0.0)).then_some(upper)
 }
 
@@ -134,7 +136,9 @@ mod tests {
         }
         assert_eq!(levels("test", 48.0, 0.005, 20, 0).unwrap(), chain::levels("test", 48.0, 0.005, 20).unwrap());
         // Always as many as asked for, from t_max to t_min and 0.
-        for (t_max, count) in [(48.0, 3), (48.0, 7), (150.0, 23), (1e4, 400), (4.6, 20), (2.0, 20), (48.0, 2)] {
+        let with = [(48.0, 3), (48.0, 7), (150.0, 23), (1e4, 400), (4.6, 20), (4.5001, 20)].map(|case| (case, 4));
+        let without = [(4.500_001, 20), (4.5, 20), (2.0, 20), (48.0, 2)].map(|case| (case, 0));
+        for ((t_max, count), expected) in with.into_iter().chain(without) {
             let grid = levels("test", t_max, 0.005, count, 4).unwrap();
             assert_eq!(grid.len(), count as usize + 1);
             assert!(grid.windows(2).all(|pair| pair[0] > pair[1]), "{grid:?}");
@@ -142,7 +146,7 @@ mod tests {
             assert!((grid[0] / t_max - 1.0).abs() < 1e-9 && (grid[last] / 0.005 - 1.0).abs() < 1e-9, "{grid:?}");
             assert_eq!(can_sweep(t_max, 0.005, count), swept(&grid).is_some(), "{grid:?}");
             let sweeps = stages(&grid, 4).iter().filter(|stage| stage.is_sweep()).count();
-            assert_eq!(sweeps, if t_max > SWEEP_LEVEL && count > 2 { 4 } else { 0 }, "{grid:?}");
+            assert_eq!(sweeps, expected, "{grid:?}");
         }
     }
 
