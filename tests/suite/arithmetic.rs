@@ -52,7 +52,8 @@ const BITS: [(&str, &str); 1] = [(
 
 /// Rounding in another order moves the numbers by up to 1e-4 of their size (measured with ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41
 /// and MKL_CBWR=COMPATIBLE, and with ATEN_CPU_CAPABILITY=avx2). A tangent whose light is 1.0001 times as
-/// bright moves fluxes by 1e-4, which only the bits tell; sweeps without their correction for curvature move them by 3e-3.
+/// bright moves fluxes by 1e-4, which only the bits tell; sweeps without their correction for curvature move them by 3e-3
+/// (both with arithmetic 12).
 const ROUNDING: f64 = 3e-4;
 
 const BANDS: [(&str, f64); 3] = [("g", 0.6), ("r", 1.0), ("i", 1.3)];
