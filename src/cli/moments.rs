@@ -21,8 +21,9 @@ use crate::{Error, Result, cli};
 /// Draws that are held at a time.
 const CHUNK: u32 = 64;
 
-/// Draws that the table of the network's uncertainty is measured on.
+/// Draws that the table of the network's uncertainty is measured on, and those that tell what it is off by.
 const SPREAD_DRAWS: u32 = 512;
+const SHIFT_DRAWS: u32 = 1024;
 
 /// Its lowest noise level, unless the network knows none as small. Below it the table is used as it is there.
 const SPREAD_T_MIN: f64 = 0.02;
@@ -100,6 +101,10 @@ pub fn run(args: Args) -> Result<i32> {
         let some = Drawer::new(&prior, args.seed, args.steps)?.draws(0, args.count.min(SPREAD_DRAWS))?;
         let spread = Spread::measure(prior.denoiser.as_ref(), &prior.covariance, &some, range, args.seed, BLOCK)?;
         prior.spread = Some(spread.widened(args.widen)?);
+        // Then what it is off by, on draws of that file.
+        let some = Drawer::new(&prior, args.seed, args.steps)?.draws(0, args.count.min(SHIFT_DRAWS))?;
+        let shifted = |spread: Spread| spread.with_shifts(prior.denoiser.as_ref(), &some, args.seed, BLOCK);
+        prior.spread = prior.spread.take().map(shifted).transpose()?;
     }
     let bytes = std::fs::read(&args.prior).map_err(|error| Error::file(&args.prior, error))?;
     let shape = prior.shape();
