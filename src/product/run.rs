@@ -61,10 +61,16 @@ impl Product {
         Shard::open(&self.path).map_err(|error| self.with_way_out(error))
     }
 
-    /// An error if the file's bytes are not those of its receipt, before any library makes what it can of them. Of a file
-    /// that was named by itself nothing is known.
+    /// An error if the file's bytes are not those of its receipt, before any library makes what it can of them. A file that was
+    /// named by itself has its seal, if `merge` made it.
     pub fn check(&self) -> Result<()> {
-        let Some(want) = &self.blake3 else { return Ok(()) };
+        let Some(want) = &self.blake3 else {
+            let alone = self.receipt.is_none() && seal::has_block(&self.path);
+            return match alone && !seal::file_is_whole(&self.path).map_err(|error| self.with_way_out(error))? {
+                true => Err(self.with_way_out(Error::file(&self.path, "is damaged, its seal does not fit"))),
+                false => Ok(()),
+            };
+        };
         let found = digest::file(&self.path).map_err(|error| self.with_way_out(error))?;
         if found != *want {
             let what = format!("its digest is {found}, the receipt says {want}");

@@ -137,18 +137,16 @@ fn crash_free_damaged_products_are_named_with_a_way_out() {
             assert!(said.contains("survey.h5: ") && helps, "{reader}, {kind:?}: {said}");
         }
     }
-    // Its seal tells of any flipped bit to `verify`; others find those that they come upon.
+    // Its seal tells of any flipped bit.
     std::fs::write(&merged, &merged_bytes).unwrap();
-    let csv = || std::fs::read_to_string(survey.path("catalogue.csv")).unwrap_or_default();
     assert_eq!(survey.call("catalogue FILE").0, 0);
-    let catalogue = csv();
     for part in PARTS {
         damage(&merged, &merged_bytes, b"", Flipped(part));
-        let (code, said) = survey.call("verify FILE");
-        assert!(code == 1 && said.contains("survey.h5: ") && said.contains("unseeing merge"), "{part}: {said}");
-        let (code, said) = survey.call("catalogue FILE");
-        let named = code == 1 && said.contains("survey.h5: ") && said.contains("unseeing merge");
-        assert!(named || (code == 0 && csv() == catalogue), "{part}: {said}");
+        for reader in if part == 0.8 { &readers[..] } else { &readers[..2] } {
+            let (code, said) = survey.call(reader);
+            let named = code == 1 && said.contains("survey.h5: ") && said.contains("unseeing merge");
+            assert!(named, "{reader}, {part}: {said}");
+        }
     }
     std::fs::write(&merged, &merged_bytes).unwrap();
 
