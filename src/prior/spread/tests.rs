@@ -1,3 +1,5 @@
+//! The table against denoisers whose errors are known.
+
 use super::*;
 use crate::prior::analytic::GaussianDenoiser;
 use crate::random::Key;
