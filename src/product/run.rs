@@ -64,19 +64,17 @@ impl Product {
     /// An error if the file's bytes are not those of its receipt, before any library makes what it can of them. A file that was
     /// named by itself has its seal, if `merge` made it.
     pub fn check(&self) -> Result<()> {
-        let Some(want) = &self.blake3 else {
-            let alone = self.receipt.is_none() && seal::has_block(&self.path);
-            return match alone && !seal::file_is_whole(&self.path).map_err(|error| self.with_way_out(error))? {
-                true => Err(self.with_way_out(Error::file(&self.path, "is damaged, its seal does not fit"))),
-                false => Ok(()),
-            };
+        let fault = match &self.blake3 {
+            Some(want) => digest::file(&self.path)
+                .map(|found| (found != *want).then(|| format!("its digest is {found}, the receipt says {want}"))),
+            None if self.receipt.is_none() && seal::has_block(&self.path) => seal::file_is_whole(&self.path)
+                .map(|whole| (!whole).then(|| "is damaged, its seal does not fit".to_owned())),
+            None => Ok(None),
         };
-        let found = digest::file(&self.path).map_err(|error| self.with_way_out(error))?;
-        if found != *want {
-            let what = format!("its digest is {found}, the receipt says {want}");
-            return Err(self.with_way_out(Error::file(&self.path, what)));
+        match fault.map_err(|error| self.with_way_out(error))? {
+            Some(what) => Err(self.with_way_out(Error::file(&self.path, what))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Checks and opens the file, and does something with it; errors of the file tell the way out.
