@@ -326,4 +326,6 @@ impl Sampler for PerturbMap {
 #[cfg(test)]
 mod sweep_tests;
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;
