@@ -5,6 +5,7 @@
 use tch::Tensor;
 
 use crate::prior::card::LeanConfig;
+use crate::prior::{HandOver, as_it_is};
 use crate::{Error, Result};
 
 mod layers;
@@ -98,13 +99,19 @@ impl LeanNetwork {
 
     /// F(inputs; ln sigma): `inputs` `[B, I, n, n]`, `ln_sigma` `[B]`.
     pub fn forward(&self, inputs: &Tensor, ln_sigma: &Tensor) -> Result<Tensor> {
+        self.forward_handing_over(inputs, ln_sigma, &mut as_it_is)
+    }
+
+    /// The same, with what the encoder hands over passing through `hand_over`.
+    pub fn forward_handing_over(&self, inputs: &Tensor, ln_sigma: &Tensor, hand_over: &mut HandOver) -> Result<Tensor> {
         let embedding = self.embedding(ln_sigma)?;
-        let (mut h, skips) = self.encode(inputs, &embedding)?;
+        let (h, skips) = self.encode(inputs, &embedding)?;
+        let (mut h, embedding) = (hand_over(&h)?, hand_over(&embedding)?);
         for (level, skip) in self.levels.iter().zip(&skips).rev() {
             if let Some((up, join)) = &level.up {
                 let side = skip.size()[2];
                 let raised = up.forward(&h)?.f_upsample_nearest2d([side, side], None, None)?;
-                h = join.forward(&Tensor::f_cat(&[&raised, skip], 1)?)?;
+                h = join.forward(&Tensor::f_cat(&[raised, hand_over(skip)?], 1)?)?;
             }
             for block in &level.decoder {
                 h = block.forward(&h, &embedding)?;

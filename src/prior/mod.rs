@@ -31,6 +31,15 @@ pub use file::Prior;
 pub use spread::Spread;
 pub use weights::{Weights, write_safetensors};
 
+/// Called with each tensor that a network's encoder hands to its decoder, which takes what it gives. Training cuts the gradient
+/// there (`train/backward.rs`).
+pub type HandOver<'a> = dyn FnMut(&Tensor) -> Result<Tensor> + 'a;
+
+/// The decoder takes what the encoder gave.
+pub(crate) fn as_it_is(given: &Tensor) -> Result<Tensor> {
+    Ok(given.shallow_clone())
+}
+
 /// A prior, seen through its denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] (variance-exploding convention, as in
 /// Karras et al. 2022, arXiv:2206.00364).
 pub trait Denoiser: Send {

@@ -10,6 +10,7 @@ use super::card::UnetConfig;
 use super::unet_layout::{GROUPS, Layer, Layout, Placed, Resample};
 use super::vp::EpsilonNetwork;
 use super::weights::Weights;
+use super::{HandOver, as_it_is};
 use crate::{Error, Result};
 
 /// Added to the variance in the group normalisation.
@@ -100,6 +101,11 @@ impl Unet {
     /// The network's whole output, `[B, C, n, n]` (with `learn_sigma`, `[B, 2 C, n, n]`), for `x` of shape
     /// `[B, C, n, n]` and times `t` of shape `[B]`, on the scale of 0 to 1000.
     pub fn forward(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        self.forward_handing_over(x, t, &mut as_it_is)
+    }
+
+    /// The same, with what the encoder hands over passing through `hand_over`.
+    pub fn forward_handing_over(&self, x: &Tensor, t: &Tensor, hand_over: &mut HandOver) -> Result<Tensor> {
         let Layout { channels, size, .. } = self.layout;
         let found = x.size();
         if found.len() != 4 || found[1..] != [channels, size, size] || t.size() != [found[0]] {
@@ -109,10 +115,11 @@ impl Unet {
             )));
         }
         let embedding = self.embedding(t)?;
-        let (mut h, mut skips) = self.encode(x, &embedding)?;
+        let (h, mut skips) = self.encode(x, &embedding)?;
+        let (mut h, embedding) = (hand_over(&h)?, hand_over(&embedding)?);
         for blocks in &self.decoder {
             let skip = skips.pop().ok_or_else(|| Error::internal("U-Net: unbalanced skip connections"))?;
-            h = run(blocks, Tensor::f_cat(&[h, skip], 1)?, &embedding)?;
+            h = run(blocks, Tensor::f_cat(&[h, hand_over(&skip)?], 1)?, &embedding)?;
         }
         self.out.convolve(&self.out_norm.normalize(&h)?.f_silu()?, 1)
     }

@@ -1,6 +1,7 @@
 //! Training: galaxies to learn from, and the training of priors.
 
 pub mod augment;
+pub mod backward;
 pub mod batches;
 pub mod checkpoint;
 pub mod collection;

@@ -17,7 +17,7 @@ use crate::prior::lean_denoiser::LeanDenoiser;
 use crate::prior::schedule::Schedule;
 use crate::prior::skip::Skip;
 use crate::prior::vp::VpDenoiser;
-use crate::prior::{Covariance, Denoiser};
+use crate::prior::{Covariance, Denoiser, HandOver, as_it_is};
 use crate::train::batches::level_grid;
 use crate::train::config::TrainConfig;
 use crate::train::parameters::{Layout, Network};
@@ -59,7 +59,7 @@ impl Objective {
     }
 
     /// The loss of each of the stretched images `x0` `[B, C, n, n]` with these standard normal numbers, at these levels; the
-    /// network alone may compute in 16 bits.
+    /// network alone may compute in 16 bits. What its encoder gives its decoder passes through `hand_over`.
     pub fn losses(
         &self,
         network: &Network,
@@ -67,6 +67,7 @@ impl Objective {
         noise: &Tensor,
         levels: &[i64],
         half: Option<Half>,
+        hand_over: &mut HandOver,
     ) -> Result<Tensor> {
         match (self, network) {
             (Objective::Edm { skip }, Network::Lean(network)) => {
@@ -74,7 +75,7 @@ impl Objective {
                     let _guard = tch::no_grad_guard();
                     noisy(skip, x0, noise, levels)?
                 };
-                let forward = || network.forward(&prepared.inputs, &prepared.ln_sigma);
+                let forward = || network.forward_handing_over(&prepared.inputs, &prepared.ln_sigma, hand_over);
                 let output = compute(half, x0.device(), forward)?.f_mul(&prepared.gate)?;
                 mean(&output.f_sub(&target)?.f_square()?)
             }
@@ -84,7 +85,7 @@ impl Objective {
                 let sd = column(&|index| (1.0 - schedule.alpha_bar[index]).sqrt())?;
                 let x_t = x0.f_mul(&signal)?.f_add(&noise.f_mul(&sd)?)?;
                 let times = column(&|index| index as f64 * TIMES / schedule.steps() as f64)?.f_view(-1)?;
-                let output = compute(half, x0.device(), || network.forward(&x_t, &times))?;
+                let output = compute(half, x0.device(), || network.forward_handing_over(&x_t, &times, hand_over))?;
                 let channels = x0.size()[1];
                 let predicted = output.f_narrow(1, 0, channels)?;
                 let simple = mean(&predicted.f_sub(noise)?.f_square()?)?;
@@ -120,7 +121,7 @@ impl Objective {
                 let times = Tensor::f_full([x0.size()[0]], time, (Kind::Float, x0.device()))?;
                 network.forward(&x_t, &times)?.f_narrow(1, 0, x0.size()[1])?.f_sub(noise)?.f_square()?
             }
-            _ => self.losses(network, x0, noise, &levels, None)?,
+            _ => self.losses(network, x0, noise, &levels, None, &mut as_it_is)?,
         };
         let number = |values: &Tensor| -> Result<f64> { Ok(values.f_mean(Kind::Float)?.f_double_value(&[])?) };
         Ok((number(&network)?, number(&wiener)?))

@@ -11,6 +11,7 @@ use crate::prior::skip::Skip;
 use crate::prior::unet::Unet;
 use crate::prior::unet_layout;
 use crate::random::{Key, Purpose};
+use crate::train::backward::Part;
 use crate::{Error, Result};
 
 /// Name, shape and place of one parameter.
@@ -94,6 +95,24 @@ impl Layout {
             values[entry.offset as usize..][..entry.length as usize].fill(1.0);
         }
         Ok(Tensor::f_from_slice(&values)?)
+    }
+
+    /// The gradients of parts that have all parameters between them, in the layout's order, on `device`.
+    pub fn join(&self, parts: &[Part], device: Device) -> Result<Tensor> {
+        let mut slices: Vec<Option<Tensor>> = self.entries.iter().map(|_| None).collect();
+        for part in parts {
+            let gradient = part.gradient.f_to_device(device)?;
+            let mut offset = 0;
+            for &index in &part.parameters {
+                let length = self.entries[index].length;
+                slices[index] = Some(gradient.f_narrow(0, offset, length)?);
+                offset += length;
+            }
+        }
+        if let Some(missing) = slices.iter().position(Option::is_none) {
+            return Err(Error::internal(format!("no gradient for parameter `{}`", self.entries[missing].name)));
+        }
+        Ok(Tensor::f_cat(&slices.into_iter().flatten().collect::<Vec<_>>(), 0)?)
     }
 
     /// The parameters as views into `flat`, by name.

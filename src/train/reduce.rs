@@ -2,24 +2,26 @@
 //! our own additions, so that its bits depend on neither the number of ranks nor the order in which messages arrive.
 //!
 //! Each rank adds up what it can of its own, consecutive micro-batches. The vector is cut into buckets; each bucket has an
-//! owner, who gets the other ranks' parts of it, adds them along the tree, and sends the sum to all. The exchange starts when
-//! the backward pass has ended: it is not overlapped with it.
+//! owner, who gets the other ranks' parts of it, adds them along the tree, and sends the sum to all. The decoder's gradient is
+//! exchanged while the backward pass goes through the encoder (`backward.rs`): MPI belongs to the main thread, so the pass
+//! has a thread of its own meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::cluster::Comm;
+use crate::device::set_threads;
 use crate::error::exit::RESUMABLE;
 use crate::posterior::tree::TreeNode;
 use crate::train::config::OptimizerSection;
 use crate::{Error, Result};
 
-/// Numbers in a bucket: 4 MiB.
+/// Numbers in a bucket of several ranks: 4 MiB.
 const BUCKET: i64 = 1 << 20;
-/// Bytes before the numbers of a message: step, kind, bucket, level, index.
+/// Bytes before the numbers of a message: exchange, kind, bucket, level, index.
 const HEADER: usize = 20;
 /// Messages of these kinds: a part of a bucket for its owner, and the sum of a bucket from its owner.
 const PART: u32 = 0;
@@ -88,92 +90,175 @@ fn total(node: TreeNode, leaves: u32, found: &mut BTreeMap<TreeNode, Tensor>) ->
     Ok(sum.f_add(&total(right, leaves, found)?)?)
 }
 
-/// Adds over the ranks of a job, step by step.
+/// Adds over the ranks of a job. A sum is begun and ended; several can be under way, and end in the order in which they were
+/// begun, the same on every rank.
 pub struct Reducer<'a> {
     comm: &'a dyn Comm,
-    /// Images in a micro-batch, and micro-batches in this step's batch.
+    /// Images in a micro-batch, and micro-batches in the first step's batch.
     micro: usize,
-    micro_batches: u32,
+    least: usize,
     /// How long the other ranks may be silent.
     patience: Duration,
-    step: u32,
-    /// Messages of the next step, from ranks that are ahead.
+    /// The number of the next exchange.
+    next: u32,
+    under_way: VecDeque<Exchange>,
+    /// Messages of exchanges that are not begun here yet, from ranks that are ahead.
     early: Vec<Vec<u8>>,
+    waited: Duration,
 }
 
 impl<'a> Reducer<'a> {
     /// For the ranks of `comm`. More ranks than micro-batches are a usage error.
     pub fn new(comm: &'a dyn Comm, optimizer: &OptimizerSection, patience: Duration) -> Result<Self> {
-        let micro_batches = optimizer.least_micro_batches();
-        if comm.size() > micro_batches {
+        let least = optimizer.least_micro_batches();
+        if comm.size() > least {
             return Err(Error::usage(format!(
-                "{} ranks, but a batch has {micro_batches} micro-batches: start at most so many ranks, or make \
+                "{} ranks, but a batch has {least} micro-batches: start at most so many ranks, or make \
                  optimizer.micro_batch smaller (which changes the rounding of the sum)",
                 comm.size()
             )));
         }
-        Ok(Reducer { comm, micro: optimizer.micro_batch(), micro_batches: 0, patience, step: 0, early: Vec::new() })
+        Ok(Reducer {
+            comm,
+            micro: optimizer.micro_batch(),
+            least,
+            patience,
+            next: 0,
+            under_way: VecDeque::new(),
+            early: Vec::new(),
+            waited: Duration::ZERO,
+        })
     }
 
-    /// The sum of all micro-batches' vectors, on the CPU, in a batch of so many images. Every rank must call it once for each
-    /// step.
-    pub fn sum(&mut self, own: Partial, batch: usize) -> Result<Tensor> {
-        self.micro_batches = (batch / self.micro) as u32;
-        let root = TreeNode::root(self.micro_batches);
+    /// Time spent waiting for other ranks so far.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Sends this rank's part of a sum over all micro-batches of a batch of so many images. Every rank must begin and end the
+    /// same sums in the same order.
+    pub fn begin(&mut self, own: Partial, batch: usize) -> Result<()> {
+        let (comm, ranks) = (self.comm, self.comm.size());
+        let micro_batches = (batch / self.micro) as u32;
+        debug_assert!(micro_batches as usize >= self.least);
         let mut mine = BTreeMap::new();
         for (node, value) in own.nodes {
             mine.insert(node, value.f_to_device(Device::Cpu)?.f_contiguous()?);
         }
-        if self.comm.size() == 1 {
-            return total(root, self.micro_batches, &mut mine);
-        }
         let length = mine.values().next().map_or(0, |value| value.numel() as i64);
-        let mut exchange = Exchange::new(self, length);
+        let mut exchange = Exchange::new(self.next, ranks, micro_batches, length);
+        self.next = self.next.wrapping_add(1);
         for bucket in 0..exchange.sums.len() {
-            let owner = bucket % self.comm.size();
+            let owner = bucket % ranks;
             for (node, value) in &mine {
                 let part = exchange.slice(value, bucket)?;
-                if owner == self.comm.rank() {
+                if owner == comm.rank() {
                     exchange.parts[bucket].insert(*node, part);
                 } else {
-                    self.comm.send(owner, message([self.step, PART, bucket as u32, node.level, node.index], &part)?)?;
+                    let head = [exchange.number, PART, bucket as u32, node.level, node.index];
+                    comm.send(owner, message(head, &part)?)?;
                 }
             }
         }
-        for bucket in (self.comm.rank()..exchange.sums.len()).step_by(self.comm.size()) {
-            exchange.close(self, bucket)?;
+        for bucket in (comm.rank()..exchange.sums.len()).step_by(ranks) {
+            exchange.close(comm, bucket)?;
         }
+        self.under_way.push_back(exchange);
         for early in std::mem::take(&mut self.early) {
-            exchange.take(self, early)?;
+            self.take(early)?;
         }
-        let (mut looks, mut heard) = (0, Instant::now());
-        while exchange.open > 0 {
-            match self.comm.receive()? {
-                Some((_, bytes)) => {
-                    exchange.take(self, bytes)?;
-                    (looks, heard) = (0, Instant::now());
-                }
-                None if looks < EAGER => looks += 1,
-                None if heard.elapsed() < self.patience => std::thread::sleep(PAUSE),
-                None => {
-                    let seconds = self.patience.as_secs();
-                    eprintln!(
-                        "error: {}: no gradient from another rank for {seconds} s; run again to go on",
-                        crate::cluster::host()
-                    );
-                    self.comm.abort(RESUMABLE);
+        Ok(())
+    }
+
+    /// Takes in one message, if one has arrived.
+    fn poll(&mut self) -> Result<bool> {
+        let Some((_, bytes)) = self.comm.receive()? else { return Ok(false) };
+        self.take(bytes)?;
+        Ok(true)
+    }
+
+    /// Does `work` on a thread of its own, with as many threads for its operations as this one has, while what other ranks send
+    /// is taken in, added up and sent on. Alone, there is nothing to take in.
+    pub fn during<T: Send>(&mut self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        if self.comm.size() == 1 {
+            return work();
+        }
+        let threads = tch::get_num_threads() as u32;
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                set_threads(threads)?;
+                work()
+            });
+            while !worker.is_finished() {
+                if !self.poll()? {
+                    std::thread::sleep(PAUSE);
                 }
             }
+            worker.join().map_err(|_| Error::internal("a thread of the training has panicked"))?
+        })
+    }
+
+    /// The sum that was begun first of those under way, on the CPU.
+    pub fn end(&mut self) -> Result<Tensor> {
+        let (began, mut heard, mut looks) = (Instant::now(), Instant::now(), 0);
+        while self.under_way.front().is_some_and(|exchange| exchange.open > 0) {
+            if self.poll()? {
+                (looks, heard) = (0, Instant::now());
+            } else if looks < EAGER {
+                looks += 1;
+            } else if heard.elapsed() < self.patience {
+                std::thread::sleep(PAUSE);
+            } else {
+                let seconds = self.patience.as_secs();
+                eprintln!(
+                    "error: {}: no gradient from another rank for {seconds} s; run again to go on",
+                    crate::cluster::host()
+                );
+                self.comm.abort(RESUMABLE);
+            }
         }
-        self.step = self.step.wrapping_add(1);
-        let sums: Vec<Tensor> = exchange.sums.into_iter().flatten().collect();
-        Ok(Tensor::f_cat(&sums, 0)?)
+        self.waited += began.elapsed();
+        let done = self.under_way.pop_front().ok_or_else(|| Error::internal("no sum of gradients is under way"))?;
+        let mut sums: Vec<Tensor> = done.sums.into_iter().flatten().collect();
+        match sums.len() {
+            1 => Ok(sums.remove(0)),
+            _ => Ok(Tensor::f_cat(&sums, 0)?),
+        }
+    }
+
+    /// Takes in a message; one of an exchange to come is put aside.
+    fn take(&mut self, bytes: Vec<u8>) -> Result<()> {
+        let broken = || Error::internal("a rank has sent a message that is no gradient: do all run the same program?");
+        let (head, body) = bytes.split_at_checked(HEADER).ok_or_else(broken)?;
+        let mut words = head.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+        let mut word = || words.next().ok_or_else(broken);
+        let (number, kind, bucket, level, index) = (word()?, word()?, word()? as usize, word()?, word()?);
+        // Numbers wrap around: those of the nearer half are to come.
+        if number.wrapping_sub(self.next) < u32::MAX / 2 {
+            self.early.push(bytes);
+            return Ok(());
+        }
+        let exchange = self.under_way.iter_mut().find(|exchange| exchange.number == number).ok_or_else(broken)?;
+        if bucket >= exchange.sums.len() || body.len() as i64 != 4 * exchange.length_of(bucket) {
+            return Err(broken());
+        }
+        let value = Tensor::f_from_data_size(body, &[exchange.length_of(bucket)], Kind::Float)?;
+        if kind == SUM {
+            exchange.open -= usize::from(exchange.sums[bucket].replace(value).is_none());
+            return Ok(());
+        }
+        exchange.parts[bucket].insert(TreeNode { level, index }, value);
+        exchange.close(self.comm, bucket)
     }
 }
 
-/// One step's buckets.
+/// The buckets of one sum.
 struct Exchange {
+    number: u32,
+    micro_batches: u32,
     length: i64,
+    /// Numbers in a bucket. Alone, one holds them all.
+    bucket: i64,
     /// The parts that an owner waits for.
     expected: usize,
     parts: Vec<BTreeMap<TreeNode, Tensor>>,
@@ -183,15 +268,18 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn new(reducer: &Reducer, length: i64) -> Self {
-        let buckets = ((length + BUCKET - 1) / BUCKET) as usize;
-        let ranks = reducer.comm.size();
+    fn new(number: u32, ranks: usize, micro_batches: u32, length: i64) -> Self {
+        let bucket = if ranks == 1 { length.max(1) } else { BUCKET };
+        let buckets = ((length + bucket - 1) / bucket) as usize;
         let nodes = |rank| {
-            let range = share(rank, ranks, reducer.micro_batches as usize);
+            let range = share(rank, ranks, micro_batches as usize);
             nodes_of(range.start as u32..range.end as u32).len()
         };
         Exchange {
+            number,
+            micro_batches,
             length,
+            bucket,
             expected: (0..ranks).map(nodes).sum(),
             parts: (0..buckets).map(|_| BTreeMap::new()).collect(),
             sums: (0..buckets).map(|_| None).collect(),
@@ -199,44 +287,22 @@ impl Exchange {
         }
     }
 
-    fn slice(&self, value: &Tensor, bucket: usize) -> Result<Tensor> {
-        let first = bucket as i64 * BUCKET;
-        Ok(value.f_narrow(0, first, BUCKET.min(self.length - first))?)
+    fn length_of(&self, bucket: usize) -> i64 {
+        self.bucket.min(self.length - bucket as i64 * self.bucket)
     }
 
-    /// Takes in a message; one of the next step is put aside.
-    fn take(&mut self, reducer: &mut Reducer, bytes: Vec<u8>) -> Result<()> {
-        let broken = || Error::internal("a rank has sent a message that is no gradient: do all run the same program?");
-        let (head, body) = bytes.split_at_checked(HEADER).ok_or_else(broken)?;
-        let mut words = head.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
-        let mut word = || words.next().ok_or_else(broken);
-        let (step, kind, bucket, level, index) = (word()?, word()?, word()? as usize, word()?, word()?);
-        if step == reducer.step.wrapping_add(1) {
-            reducer.early.push(bytes);
-            return Ok(());
-        }
-        let length = BUCKET.min(self.length - bucket as i64 * BUCKET);
-        if step != reducer.step || bucket >= self.sums.len() || body.len() as i64 != 4 * length {
-            return Err(broken());
-        }
-        let value = Tensor::f_from_data_size(body, &[length], Kind::Float)?;
-        if kind == SUM {
-            self.open -= usize::from(self.sums[bucket].replace(value).is_none());
-            return Ok(());
-        }
-        self.parts[bucket].insert(TreeNode { level, index }, value);
-        self.close(reducer, bucket)
+    fn slice(&self, value: &Tensor, bucket: usize) -> Result<Tensor> {
+        Ok(value.f_narrow(0, bucket as i64 * self.bucket, self.length_of(bucket))?)
     }
 
     /// Adds up a bucket of ours once all its parts are here, and tells the others.
-    fn close(&mut self, reducer: &Reducer, bucket: usize) -> Result<()> {
+    fn close(&mut self, comm: &dyn Comm, bucket: usize) -> Result<()> {
         if self.parts[bucket].len() < self.expected {
             return Ok(());
         }
-        let root = TreeNode::root(reducer.micro_batches);
-        let sum = total(root, reducer.micro_batches, &mut self.parts[bucket])?;
-        for rank in (0..reducer.comm.size()).filter(|&rank| rank != reducer.comm.rank()) {
-            reducer.comm.send(rank, message([reducer.step, SUM, bucket as u32, 0, 0], &sum)?)?;
+        let sum = total(TreeNode::root(self.micro_batches), self.micro_batches, &mut self.parts[bucket])?;
+        for rank in (0..comm.size()).filter(|&rank| rank != comm.rank()) {
+            comm.send(rank, message([self.number, SUM, bucket as u32, 0, 0], &sum)?)?;
         }
         self.open -= usize::from(self.sums[bucket].replace(sum).is_none());
         Ok(())
@@ -255,8 +321,9 @@ fn message(head: [u32; 5], values: &Tensor) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::local::ranks;
+    use crate::cluster::local::{Local, ranks};
     use crate::random::{Key, Purpose};
+    use std::sync::mpsc::{Sender, channel};
 
     /// Three buckets, the last one short.
     const LENGTH: i64 = 2 * BUCKET + 77;
@@ -267,7 +334,7 @@ mod tests {
     }
 
     fn sums(count: usize, micro_batches: usize) -> Vec<Tensor> {
-        let run = move |comm: crate::cluster::local::Local| {
+        let run = move |comm: Local| {
             let mut reducer = Reducer::new(&comm, &optimizer(micro_batches), Duration::from_secs(60)).unwrap();
             let mut found = Vec::new();
             for step in 0..3 {
@@ -279,8 +346,14 @@ mod tests {
                     let vector = Tensor::from_slice(&few).repeat([repeats]).narrow(0, 0, LENGTH).contiguous();
                     own.push(micro_batch as u32, vector).unwrap();
                 }
-                found.push(reducer.sum(own, micro_batches).unwrap());
+                reducer.begin(own, micro_batches).unwrap();
+                // Two under way at once, but for the last.
+                if step > 0 {
+                    found.push(reducer.end().unwrap());
+                }
             }
+            found.push(reducer.end().unwrap());
+            assert!(reducer.end().is_err());
             found.remove(2)
         };
         let threads: Vec<_> = ranks(count).into_iter().map(|comm| std::thread::spawn(move || run(comm))).collect();
@@ -297,6 +370,66 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Ranks that tell when a message has arrived.
+    struct Watched {
+        comm: Local,
+        told: Sender<()>,
+    }
+
+    impl Comm for Watched {
+        fn rank(&self) -> usize {
+            self.comm.rank()
+        }
+        fn size(&self) -> usize {
+            self.comm.size()
+        }
+        fn local_rank(&self) -> usize {
+            self.comm.local_rank()
+        }
+        fn local_size(&self) -> usize {
+            self.comm.local_size()
+        }
+        fn send(&self, to: usize, message: Vec<u8>) -> Result<()> {
+            self.comm.send(to, message)
+        }
+        fn receive(&self) -> Result<Option<(usize, Vec<u8>)>> {
+            let received = self.comm.receive()?;
+            if received.is_some() {
+                self.told.send(()).map_err(|_| Error::internal("the work has ended"))?;
+            }
+            Ok(received)
+        }
+        fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
+            self.comm.broadcast(bytes)
+        }
+        fn abort(&self, code: i32) -> ! {
+            self.comm.abort(code)
+        }
+        fn finish(self: Box<Self>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A rank whose work ends only when a sum that was begun before it has come in.
+    #[test]
+    fn a_sum_comes_in_while_work_is_done() {
+        let run = |comm: Local| {
+            let patience = Duration::from_secs(60);
+            let (told, heard) = channel();
+            let comm = Watched { comm, told };
+            let mut reducer = Reducer::new(&comm, &optimizer(2), patience).unwrap();
+            let mut own = Partial::default();
+            own.push(comm.rank() as u32, Tensor::from_slice(&[1.0f32, comm.rank() as f32])).unwrap();
+            reducer.begin(own, 2).unwrap();
+            let work = move || Ok((heard.recv_timeout(patience).is_ok(), tch::get_num_threads()));
+            let (came_in, threads) = reducer.during(work).unwrap();
+            assert!(came_in && threads == tch::get_num_threads(), "{came_in} {threads}");
+            assert_eq!(reducer.end().unwrap(), Tensor::from_slice(&[2.0f32, 1.0]));
+        };
+        let threads: Vec<_> = ranks(2).into_iter().map(|comm| std::thread::spawn(move || run(comm))).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
     #[test]

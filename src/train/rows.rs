@@ -24,6 +24,8 @@ pub struct Row {
     bins: [(f64, f64); BINS.len()],
     /// Seconds in which the training waited for images.
     pub waited: f64,
+    /// Seconds in which it waited for the other ranks' gradients, its own being made.
+    pub exchanged: f64,
 }
 
 impl Row {
@@ -46,16 +48,17 @@ impl Row {
     }
 
     /// The row of `log.csv`: step, learning rate, gradient norm, loss, loss by noise level, images a second, peak memory in
-    /// MiB, share of the time that was spent waiting for images.
+    /// MiB, shares of the time that were spent waiting for images and for the other ranks' gradients.
     pub fn text(&self, step: u64, rate: f64, batch: usize, seconds: f64) -> String {
         let bins = self.bins.iter().map(|(sum, count)| format!(",{:.5}", sum / count)).collect::<String>();
         format!(
-            "{step},{rate:.3e},{:.4},{:.5}{bins},{:.1},{:.0},{:.4}",
+            "{step},{rate:.3e},{:.4},{:.5}{bins},{:.1},{:.0},{:.4},{:.4}",
             self.norm / self.normed,
             self.loss(),
             self.steps * batch as f64 / seconds,
             peak_memory(),
-            self.waited / seconds
+            self.waited / seconds,
+            self.exchanged / seconds
         )
     }
 }

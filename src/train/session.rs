@@ -4,7 +4,8 @@
 //! ```text
 //! checkpoint.safetensors   everything that a resumed run needs
 //! prior.safetensors        the prior of the averaged weights
-//! log.csv                  step, learning rate, gradient norm, loss, loss by noise level, images/s, memory, input's share
+//! log.csv                  step, learning rate, gradient norm, loss, loss by noise level, images/s, memory, and the shares of the
+//!                          time that were spent waiting for images and for the other ranks' gradients
 //! training.png             the same as a chart
 //! heldout.csv              step, then network / Wiener loss by noise level
 //! draws.png                draws of the prior at the last checkpoint
@@ -101,6 +102,7 @@ pub fn run(
     let maker = BatchMaker::new(source.clone(), config, trainer.setup.sigma_max);
     let mut batches = maker.only(comm.rank(), comm.size()).start(trainer.step, config.run.makers);
     let mut row = Row::default();
+    let mut waited = reducer.waited();
     let mut least = SILENT;
     let (mut saved, mut row_began) = (Instant::now(), Instant::now());
     while trainer.step < last {
@@ -109,7 +111,7 @@ pub fn run(
         row.waited += asked.elapsed().as_secs_f64();
         let over = options.minutes.is_some_and(|minutes| began.elapsed().as_secs_f64() > 60.0 * minutes);
         let stop = over || options.stop.load(Ordering::Relaxed);
-        let total = reducer.sum(trainer.partial(&batch, stop)?, batch.levels.len())?;
+        let total = trainer.sum(&batch, stop, &mut reducer)?;
         let report = trainer.apply(&total, &batch.levels)?;
         row.add(&report);
         let row_ends = trainer.step % ROW == 0 || trainer.step == last;
@@ -122,6 +124,8 @@ pub fn run(
         if row_ends {
             least = least.min(row.loss());
             let seconds = row_began.elapsed().as_secs_f64();
+            row.exchanged = (reducer.waited() - waited).as_secs_f64();
+            waited = reducer.waited();
             if let Some(record) = &mut record {
                 record.row(&trainer, &row, seconds)?;
             }

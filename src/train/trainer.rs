@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::cluster::Solo;
 use crate::device::Half;
 use crate::prior::Denoiser;
+use crate::train::backward::{Backward, Part};
 use crate::train::batches::Batch;
 use crate::train::config::{Precision, TrainConfig};
 use crate::train::objective::Objective;
@@ -86,50 +87,78 @@ impl Trainer {
     /// One step on the whole batch of this step.
     pub fn train(&mut self, batch: &Batch) -> Result<StepReport> {
         let mut reducer = Reducer::new(&Solo, &self.config.optimizer, Duration::MAX)?;
-        let total = reducer.sum(self.partial(batch, false)?, batch.levels.len())?;
+        let total = self.sum(batch, false, &mut reducer)?;
         self.apply(&total, &batch.levels)
     }
 
-    /// The sums over the micro-batches of `batch` (a rank's share): the gradient's share in that of the whole batch's mean
-    /// loss, then whether this rank wants to stop, then the loss of each image of the batch (zero for those of others).
-    pub fn partial(&self, batch: &Batch, stop: bool) -> Result<Partial> {
+    /// The sum over the micro-batches of the whole batch, of which `batch` is a rank's share: the gradient of the mean loss, then
+    /// whether a rank wants to `stop`, then the loss of each image. Of the last micro-batch, the decoder's gradient is exchanged
+    /// while the encoder's is made.
+    pub fn sum(&self, batch: &Batch, stop: bool, reducer: &mut Reducer) -> Result<Tensor> {
         if batch.step != self.step {
             return Err(Error::internal(format!("batch of step {} at step {}", batch.step, self.step)));
         }
         let (all, micro) = (batch.levels.len(), self.config.optimizer.micro_batch());
         let pixels = self.shape.iter().product::<i64>() as usize;
-        let mut partial = Partial::default();
+        let mut decoders = Partial::default();
+        let mut encoders = Partial::default();
+        let mut parameters = [Vec::new(), Vec::new()];
         for first in batch.images.clone().step_by(micro) {
             let place = (first - batch.images.start) * pixels..(first - batch.images.start + micro) * pixels;
             let levels = &batch.levels[first..first + micro];
-            let (gradient, losses) = self.gradient(&batch.flux[place.clone()], &batch.noise[place], levels)?;
+            let (loss, losses, backward) = self.forward(&batch.flux[place.clone()], &batch.noise[place], levels)?;
+            let share =
+                |gradient: &Tensor| self.unscaled(gradient)?.f_div_scalar((all / micro) as f64).map_err(Error::from);
+            let (decoder, rest) = backward.decoder(&loss)?;
+            decoders.push((first / micro) as u32, share(&decoder.gradient)?)?;
+            let encoder = if first + micro < batch.images.end {
+                rest.gradient()?
+            } else {
+                reducer.begin(std::mem::take(&mut decoders), all)?;
+                reducer.during(move || rest.gradient())?
+            };
             let mut tail = vec![0.0f32; 1 + all];
             tail[0] = f32::from(u8::from(stop));
             tail[1 + first..1 + first + micro].copy_from_slice(&losses);
-            let tail = Tensor::f_from_slice(&tail)?.f_to_device(gradient.device())?;
-            let share = gradient.f_div_scalar((all / micro) as f64)?;
-            partial.push((first / micro) as u32, Tensor::f_cat(&[share, tail], 0)?)?;
+            let tail = Tensor::f_from_slice(&tail)?.f_to_device(encoder.gradient.device())?;
+            encoders.push((first / micro) as u32, Tensor::f_cat(&[share(&encoder.gradient)?, tail], 0)?)?;
+            parameters = [decoder.parameters, encoder.parameters];
         }
-        Ok(partial)
+        reducer.begin(encoders, all)?;
+        let (decoder, encoder) = (reducer.end()?, reducer.end()?);
+        let [of_decoder, of_encoder] = parameters;
+        let length = self.layout.length() - decoder.size()[0];
+        let tail = encoder.f_narrow(0, length, 1 + all as i64)?.f_to_device(self.device)?;
+        let gradient = encoder.f_narrow(0, 0, length)?;
+        let parts = [Part { parameters: of_decoder, gradient: decoder }, Part { parameters: of_encoder, gradient }];
+        Ok(Tensor::f_cat(&[self.layout.join(&parts, self.device)?, tail], 0)?)
     }
 
-    /// Gradient `[P]` of the mean loss of a micro-batch, and the loss of each of its images.
-    fn gradient(&self, flux: &[f32], noise: &[f32], levels: &[i64]) -> Result<(Tensor, Vec<f32>)> {
+    /// The mean loss of a micro-batch (times the scale, where there is one), the loss of each of its images, and its backward
+    /// pass.
+    fn forward(&self, flux: &[f32], noise: &[f32], levels: &[i64]) -> Result<(Tensor, Vec<f32>, Backward)> {
         let x0 = {
             let _guard = tch::no_grad_guard();
             self.setup.stretch.forward(&self.tensor(flux)?)?
         };
         let half = self.config.run.precision.half();
-        let per_image = self.objective.losses(&self.network, &x0, &self.tensor(noise)?, levels, half)?;
+        let mut backward = Backward::new(&self.leaves);
+        let noise = self.tensor(noise)?;
+        let mut hand_over = |given: &Tensor| backward.hand_over(given);
+        let per_image = self.objective.losses(&self.network, &x0, &noise, levels, half, &mut hand_over)?;
         let loss = per_image.f_mean(Kind::Float)?;
-        let scale = (half == Some(Half::F16)).then(|| self.scale.factor());
-        let loss = scale.map_or(Ok(loss.shallow_clone()), |scale| loss.f_mul_scalar(scale))?;
-        let gradients = Tensor::f_run_backward(&[&loss], &self.leaves, false, false)?;
-        let flat: Vec<Tensor> =
-            gradients.iter().map(|gradient| gradient.f_reshape([-1])).collect::<std::result::Result<_, _>>()?;
-        let flat = Tensor::f_cat(&flat, 0)?;
-        let flat = scale.map_or(Ok(flat.shallow_clone()), |scale| flat.f_div_scalar(scale))?;
-        Ok((flat, Vec::<f32>::try_from(&per_image.f_detach()?.f_to_device(Device::Cpu)?)?))
+        let loss = self.loss_scale().map_or(Ok(loss.shallow_clone()), |scale| loss.f_mul_scalar(scale))?;
+        Ok((loss, Vec::<f32>::try_from(&per_image.f_detach()?.f_to_device(Device::Cpu)?)?, backward))
+    }
+
+    /// What the loss is multiplied by, where the network computes in f16.
+    fn loss_scale(&self) -> Option<f64> {
+        (self.config.run.precision.half() == Some(Half::F16)).then(|| self.scale.factor())
+    }
+
+    /// A gradient of the scaled loss as that of the loss itself.
+    fn unscaled(&self, gradient: &Tensor) -> Result<Tensor> {
+        Ok(self.loss_scale().map_or(Ok(gradient.shallow_clone()), |scale| gradient.f_div_scalar(scale))?)
     }
 
     /// Steps by the sum over all micro-batches. The same sum gives the same bits on every rank.
