@@ -80,6 +80,8 @@ pub struct ColumnsConfig {
     pub dec: String,
     pub redshift: String,
     pub redshift_error: Option<String>,
+    /// Columns of the redshift's quantiles, each with its probability.
+    pub redshift_quantiles: Option<Vec<(f64, String)>>,
     pub ebv: Option<String>,
     /// One column per band.
     pub extinction: Option<Vec<String>>,
@@ -93,6 +95,7 @@ impl Default for ColumnsConfig {
             dec: "dec".into(),
             redshift: "redshift".into(),
             redshift_error: None,
+            redshift_quantiles: None,
             ebv: None,
             extinction: None,
         }

@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::Result;
 
+pub mod normal;
 mod on_device;
 
 /// What a number is for. Numbers of different purposes are independent. The values are part of the file formats'

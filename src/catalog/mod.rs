@@ -34,10 +34,17 @@ pub struct Target {
     pub ebv: Option<f64>,
     /// Extinction per band in magnitudes, if the catalogue has it (in the order of the config's bands).
     pub extinction: Option<Vec<f64>>,
-    /// Further columns that path patterns name, as text.
+    /// Further columns, as text: those that path patterns name, and quantiles of the redshift.
     pub columns: BTreeMap<String, String>,
     /// What makes the row unusable (no redshift, ...): the object fails with this reason, the survey goes on.
     pub trouble: Option<String>,
+}
+
+impl Target {
+    /// The quantiles of the redshift from the columns of these names, rising; or what is wrong with them.
+    pub fn redshift_quantiles(&self, names: &[String]) -> std::result::Result<Vec<f64>, String> {
+        row::quantiles(&self.columns, names)
+    }
 }
 
 /// Streams the targets of a config's catalogue, in the order of files and rows.

@@ -17,15 +17,17 @@ const LONGEST_ID: usize = 128;
 pub(super) struct Columns {
     pub(super) names: Vec<String>,
     redshift_error: Option<usize>,
+    redshift_quantiles: Option<Vec<String>>,
     ebv: Option<usize>,
     extinction: Option<Vec<usize>>,
     extra: Vec<(String, usize)>,
-    /// Whether a row without an error of its redshift is unusable.
+    /// Whether a row whose redshift cannot be drawn is unusable.
     needs_error: bool,
 }
 
 impl Columns {
-    /// The columns that the config names, for `bands` bands. With `needs_error`, each row must have an error of its redshift.
+    /// The columns that the config names, for `bands` bands. With `needs_error`, each row must have quantiles or an error of its
+    /// redshift.
     pub(super) fn new(config: &ColumnsConfig, bands: usize, extra: Vec<String>, needs_error: bool) -> Result<Columns> {
         let mut names = vec![config.id.clone(), config.ra.clone(), config.dec.clone(), config.redshift.clone()];
         let mut place = |name: &String| {
@@ -36,13 +38,16 @@ impl Columns {
             })
         };
         let redshift_error = config.redshift_error.as_ref().map(&mut place);
+        let quantiles = config.redshift_quantiles.as_ref();
+        let redshift_quantiles = quantiles.map(|list| list.iter().map(|(_, name)| name.clone()).collect::<Vec<_>>());
         let ebv = config.ebv.as_ref().map(&mut place);
         let extinction = config.extinction.as_ref().map(|list| list.iter().map(&mut place).collect::<Vec<_>>());
         if extinction.as_ref().is_some_and(|list| list.len() != bands) {
             return Err(Error::usage(format!("catalog.columns.extinction needs one column for each of {bands} bands")));
         }
-        let extra = extra.into_iter().map(|name| (name.clone(), place(&name))).collect();
-        Ok(Columns { names, redshift_error, ebv, extinction, extra, needs_error })
+        let extra = extra.into_iter().chain(redshift_quantiles.iter().flatten().cloned());
+        let extra = extra.map(|name| (name.clone(), place(&name))).collect();
+        Ok(Columns { names, redshift_error, redshift_quantiles, ebv, extinction, extra, needs_error })
     }
 
     /// Finds every wanted column among `present`: exactly, or else whatever the case.
@@ -52,7 +57,8 @@ impl Columns {
             let found = exact.or_else(|| present.iter().position(|column| column.eq_ignore_ascii_case(name)));
             found.ok_or_else(|| {
                 let listing = present.join(", ");
-                let mend = match self.extra.iter().any(|(extra, _)| extra == name) {
+                let of_pattern = self.extra.iter().any(|(extra, _)| extra == name);
+                let mend = match of_pattern && !self.redshift_quantiles.iter().flatten().any(|known| known == name) {
                     true => "the path patterns of [data] may name `{id}`, `{band}` and these",
                     false => "names are mapped in [catalog.columns] of the config",
                 };
@@ -79,7 +85,14 @@ impl Columns {
             Ok(Some(_)) => None,
         });
         let redshift_error = self.redshift_error.map(|index| number(cell(index)));
-        if let (true, Some(index)) = (self.needs_error, self.redshift_error) {
+        let columns: BTreeMap<_, _> =
+            self.extra.iter().map(|(name, index)| (name.clone(), cell(*index).to_string())).collect();
+        if let (true, Some(names)) = (self.needs_error, &self.redshift_quantiles) {
+            note(quantiles(&columns, names).err().map(|why| format!("{place}: {why}")));
+        }
+        // Where there are quantiles, the error is not drawn from.
+        let drawn_from = self.redshift_error.filter(|_| self.redshift_quantiles.is_none());
+        if let (true, Some(index)) = (self.needs_error, drawn_from) {
             note(unusable_error(cell(index)).map(|why| {
                 format!(
                     "{place}, column `{}`: the error of the redshift {why}; photo_z.mode = \"propagated\" needs its \
@@ -103,8 +116,6 @@ impl Columns {
         };
         let ebv = self.ebv.and_then(&mut magnitude);
         let extinction = self.extinction.as_ref().and_then(|list| list.iter().map(|&i| magnitude(i)).collect());
-        let columns: BTreeMap<_, _> =
-            self.extra.iter().map(|(name, index)| (name.clone(), cell(*index).to_string())).collect();
         Target {
             id: cell(0).to_string(),
             ra: ra.unwrap_or(f64::NAN),
@@ -117,6 +128,23 @@ impl Columns {
             trouble,
         }
     }
+}
+
+/// The quantiles of a redshift in these columns, or what is wrong with them.
+pub(super) fn quantiles(cells: &BTreeMap<String, String>, names: &[String]) -> std::result::Result<Vec<f64>, String> {
+    let texts: Vec<&str> = names.iter().map(|name| cells.get(name).map_or("", String::as_str)).collect();
+    let values: Option<Vec<f64>> = texts.iter().map(|text| number(text).ok().flatten()).collect();
+    let possible = |values: &Vec<f64>| {
+        let inside = values.iter().all(|&z| z > 0.0 && z <= Z_MAX);
+        inside && values.windows(2).all(|pair| pair[0] <= pair[1])
+    };
+    values.filter(possible).ok_or_else(|| {
+        format!(
+            "the quantiles of the redshift are {}; photo_z.mode = \"propagated\" needs numbers above 0, none beyond {Z_MAX}, and \
+             none below the one before",
+            texts.join(", ")
+        )
+    })
 }
 
 /// What is wrong with a standard deviation of the redshift; `None` when it can be drawn from.

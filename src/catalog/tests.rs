@@ -174,6 +174,29 @@ fn extinction_and_redshift_error_columns() {
 }
 
 #[test]
+fn propagated_redshifts_need_quantiles_that_rise() {
+    let rows =
+        [("0.1,0.2,0.2", true), ("0.3,0.2,0.4", false), ("0.1,,0.4", false), ("0,0.2,0.4", false), ("1,2,6.1", false)];
+    let mut text = "id,ra,dec,redshift,low,middle,high\n".to_string();
+    rows.iter().enumerate().for_each(|(index, (cells, _))| text.push_str(&format!("{index},1,2,0.3,{cells}\n")));
+    let mut files = Files::csv(&text);
+    files.columns = "id = 'id'\nredshift_quantiles = [[0.1, 'low'], [0.5, 'middle'], [0.9, 'high']]".into();
+    assert!(files.read().iter().all(|target| target.trouble.is_none()));
+    files.photo_z = "propagated";
+    for (index, (target, (cells, good))) in files.read().iter().zip(rows).enumerate() {
+        let trouble = target.trouble.as_deref().unwrap_or("");
+        let values: Vec<f64> = cells.split(',').filter_map(|cell| cell.parse().ok()).collect();
+        let names = ["low", "middle", "high"].map(String::from);
+        assert_eq!(target.redshift_quantiles(&names).ok(), good.then_some(values), "{cells}");
+        let place = format!("a.csv, line {}: the quantiles of the redshift are ", index + 2);
+        assert_eq!(trouble.starts_with(&place), !good, "{cells}: {trouble}");
+        assert!(good || trouble.contains(&cells.replace(',', ", ")), "{cells}: {trouble}");
+    }
+    files.columns = files.columns.replace("high", "highest");
+    assert!(files.error().contains("no column `highest`"), "{}", files.error());
+}
+
+#[test]
 fn propagated_redshifts_need_an_error_that_can_be_drawn_from() {
     let rows = [
         ("0.05", None),

@@ -63,6 +63,15 @@ impl<'a> Checker<'a> {
         for (key, name) in needed.into_iter().chain(optional) {
             self.need(!name.trim().is_empty(), &format!("catalog.columns.{key}"), "expected a column's name")?;
         }
+        if let Some(quantiles) = &columns.redshift_quantiles {
+            let key = "catalog.columns.redshift_quantiles";
+            let named = quantiles.iter().all(|(_, name)| !name.trim().is_empty());
+            self.need(named, key, "expected a column's name beside each probability")?;
+            let inside = quantiles.iter().all(|(probability, _)| *probability > 0.0 && *probability < 1.0);
+            let rising = quantiles.windows(2).all(|pair| pair[0].0 < pair[1].0);
+            let why = "expected two or more [probability, \"column\"], with rising probabilities between 0 and 1";
+            self.need(quantiles.len() >= 2 && inside && rising, key, why)?;
+        }
         let coefficients = config.data.extinction_coefficients.is_some();
         if let Some(extinction) = &columns.extinction {
             let key = "catalog.columns.extinction";
@@ -114,9 +123,11 @@ impl<'a> Checker<'a> {
         self.at_least_zero(config.neighbours.grow, "neighbours.grow")?;
         self.at_least_zero(config.nuisance.ln_amplitude_sd, "nuisance.ln_amplitude_sd")?;
         self.at_least_zero(config.nuisance.sky_sd, "nuisance.sky_sd")?;
-        let known = config.catalog.columns.redshift_error.is_some() || !config.photo_z.propagated();
-        let why =
-            "\"propagated\" needs catalog.columns.redshift_error, the column of the redshift's standard deviation";
+        let columns = &config.catalog.columns;
+        let known = columns.redshift_error.is_some() || columns.redshift_quantiles.is_some();
+        let known = known || !config.photo_z.propagated();
+        let why = "\"propagated\" needs catalog.columns.redshift_error, the column of the redshift's standard deviation, or \
+                   catalog.columns.redshift_quantiles";
         self.need(known, "photo_z.mode", why)?;
         let named = !config.prior.path.as_os_str().is_empty();
         self.need(named, "prior.path", "expected a prior's safetensors file, found nothing")

@@ -309,7 +309,7 @@ pub const DATASETS: &[Dataset] = &[
         "redshift",
         SAMPLE,
         "",
-        "redshift of each draw: the catalogue's, or where photo_z is propagated a draw from its error",
+        "redshift of each draw: the catalogue's, or where photo_z is propagated a draw from its error or quantiles",
     ),
     sample("flux", SAMPLE_BAND, "nJy", "flux within the field"),
     sample("magnitude", SAMPLE_BAND, "mag", "AB magnitude of that flux"),

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// What product files say of redshifts that are drawn from their errors.
 const PROPAGATED: &str = "propagated: each posterior sample has a redshift of its own, drawn from the catalogue's error \
-    (samples/redshift). This is a cut posterior: the images do not inform the redshift. mean, variance and draws are on the grid \
+    or quantiles (samples/redshift). This is a cut posterior: the images do not inform the redshift. mean, variance and draws are on the grid \
     of the catalogue's redshift; variance ratios compare draws on their own grids, in kpc";
 
 /// Writes HDF5 shard files.

@@ -95,7 +95,7 @@ impl Engine for GalaxyEngine {
         let card = &self.prior.card;
         let mut geometry = geometry(&observation, card.size, pitch)?;
         let likelihood = likelihood(self, &observation, &geometry)?;
-        let redshifts = match Redshifts::new(&self.config, target) {
+        let redshifts = match Redshifts::new(&self.config, target)? {
             Some(redshifts) => (0..self.config.posterior.samples).map(|sample| redshifts.of(sample)).collect(),
             None => Ok(Vec::new()),
         }?;

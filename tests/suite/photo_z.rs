@@ -126,6 +126,35 @@ fn redshifts_without_an_error_are_points() {
     assert_ne!(survey.content("some"), survey.content("exact"));
 }
 
+/// Quantiles of the redshift, as tables of photometric redshifts have them, are drawn from; one that do not rise fail alone.
+#[test]
+fn quantiles_of_redshifts_are_drawn_from() {
+    let survey =
+        Survey::new(&["--objects", "2", "--samples", "24", "--redshift-error", "0.02", "--redshift", "0.31,0.31"]);
+    let catalog = std::fs::read_to_string(survey.path("catalog.csv")).unwrap();
+    let rows: Vec<String> = catalog
+        .lines()
+        .map(|line| match line.split(',').next() {
+            Some("object_id") => format!("{line},z16,z50,z84"),
+            Some("sim-0000") => format!("{line},0.3,0.305,0.35"),
+            Some("sim-0001") => format!("{line},0.3,0.2,0.35"),
+            _ => line.to_string(),
+        })
+        .collect();
+    std::fs::write(survey.path("quantiles.csv"), rows.join("\n")).unwrap();
+    let columns = "[catalog.columns]\nredshift_quantiles = [[0.16, \"z16\"], [0.5, \"z50\"], [0.84, \"z84\"]]\n";
+    let edits = [("catalog.csv", "quantiles.csv"), ("[catalog.columns]\n", columns), ("block = 16", "block = 12")];
+    assert_eq!(survey.run("quantiles", &[&SHORT[1..], &edits].concat()), 3);
+    let redshifts = survey.samples("quantiles", "redshift");
+    let above = redshifts.iter().filter(|&&z| z > 0.305).count();
+    // A skewed distribution: half of it above 0.305, reaching far up, and nothing far below.
+    assert!((5..=19).contains(&above) && redshifts.iter().all(|&z| z > 0.285), "{redshifts:?}");
+    assert!(redshifts.iter().any(|&z| z > 0.33), "{redshifts:?}");
+    let shard = Shard::open(&survey.path("quantiles/shards/00000.h5")).unwrap();
+    let reason = shard.record(1).unwrap().reason;
+    assert!(reason.starts_with("quantiles.csv, line 4: the quantiles of the redshift are 0.3, 0.2, 0.35;"), "{reason}");
+}
+
 #[test]
 fn objects_without_a_usable_redshift_error_fail_alone() {
     let survey = Survey::new(&["--objects", "3", "--samples", "2", "--redshift-error", "0.02"]);

@@ -184,6 +184,19 @@ fn photo_z_is_point_or_propagated_and_the_latter_needs_errors() {
     let message = error("propagated", &good().replace("redshift_error = \"z_err\"\n", ""));
     let expected = format!("line {}, `photo_z.mode`: ", last - 1);
     assert!(message.contains(&expected) && message.contains("catalog.columns.redshift_error"), "{message}");
+    // Quantiles do as well.
+    let quantiles =
+        |list: &str| good().replace("redshift_error = \"z_err\"\n", &format!("redshift_quantiles = {list}\n"));
+    let two = quantiles("[[0.16, \"low\"], [0.84, \"high\"]]");
+    let columns = with("propagated", &two).unwrap().catalog.columns;
+    assert_eq!(columns.redshift_quantiles, Some(vec![(0.16, "low".to_string()), (0.84, "high".to_string())]));
+    assert!(!toml::to_string(&point).unwrap().contains("quantiles"));
+    for bad in ["[[0.5, \"z\"]]", "[[0.84, \"high\"], [0.16, \"low\"]]", "[[0.0, \"low\"], [0.84, \"high\"]]"] {
+        let message = error("point", &quantiles(bad));
+        assert!(message.contains("`catalog.columns.redshift_quantiles`") && message.contains("rising"), "{message}");
+    }
+    let message = error("point", &quantiles("[[0.16, \" \"], [0.84, \"high\"]]"));
+    assert!(message.contains("column's name"), "{message}");
     let message = error("weighted", &good());
     assert!(message.contains(&format!("line {last}, `photo_z.mode`")), "{message}");
     assert!(message.contains("`weighted`, expected `point` or `propagated`"), "{message}");

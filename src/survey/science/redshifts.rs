@@ -1,50 +1,87 @@
-//! The redshifts of an object's samples, where they are drawn from the catalogue's error.
+//! The redshifts of an object's samples, where they are drawn from the catalogue's error or quantiles.
 
 use crate::catalog::{Target, Z_MAX};
 use crate::config::Config;
+use crate::random::normal::normal_quantile;
 use crate::random::{Key, Purpose, object_seed};
 use crate::{Error, Result};
 
-/// Each attempt at a draw succeeds with a probability of 0.3 or more: nobody comes near this.
+/// Each attempt at a draw succeeds with a probability of 0.3 or more (of quantiles: what is between the outermost): nobody comes
+/// near this.
 const ATTEMPTS: u32 = 10_000;
 
-/// The normal distribution of a redshift, truncated to those that a catalogue may have: above 0, and `Z_MAX` at most.
+/// The distribution of a redshift, truncated to those that a catalogue may have: above 0, and `Z_MAX` at most.
 pub(super) struct Redshifts {
     object: String,
     object_seed: u64,
-    mean: f64,
-    sd: f64,
+    distribution: Distribution,
+}
+
+enum Distribution {
+    Normal {
+        mean: f64,
+        sd: f64,
+    },
+    /// A function of a standard normal number that is linear between the points of the quantiles, and goes on so beyond the
+    /// outermost: normal for two of them, and for any number its quantiles are these. `[score, redshift]`, rising.
+    Quantiles(Vec<[f64; 2]>),
 }
 
 impl Redshifts {
     /// `None` where the redshift is exact: by the config, or because the catalogue says so.
-    pub fn new(config: &Config, target: &Target) -> Option<Redshifts> {
-        let sd = target.redshift_error.filter(|&error| config.photo_z.propagated() && error > 0.0)?;
+    pub fn new(config: &Config, target: &Target) -> Result<Option<Redshifts>> {
+        if !config.photo_z.propagated() {
+            return Ok(None);
+        }
+        let distribution = if let Some(quantiles) = &config.catalog.columns.redshift_quantiles {
+            let (scores, names): (Vec<f64>, Vec<String>) =
+                quantiles.iter().map(|(p, name)| (normal_quantile(*p), name.clone())).unzip();
+            let values = target.redshift_quantiles(&names).map_err(|why| Error::object(&target.id, why))?;
+            Distribution::Quantiles(scores.into_iter().zip(values).map(|(score, z)| [score, z]).collect())
+        } else {
+            let Some(sd) = target.redshift_error.filter(|&error| error > 0.0) else { return Ok(None) };
+            Distribution::Normal { mean: target.redshift, sd }
+        };
         let object_seed = object_seed(config.survey.seed, &target.id);
-        Some(Redshifts { object: target.id.clone(), object_seed, mean: target.redshift, sd })
+        Ok(Some(Redshifts { object: target.id.clone(), object_seed, distribution }))
     }
 
     /// The redshift of a sample: by key, whatever block it is in.
     pub fn of(&self, sample: u32) -> Result<f64> {
         let drawn = (0..ATTEMPTS).find_map(|attempt| self.attempt(sample, attempt));
         drawn.ok_or_else(|| {
-            let what = format!("no redshift between 0 and {Z_MAX} is drawn from {} +- {}", self.mean, self.sd);
-            Error::object(&self.object, what)
+            let from = match &self.distribution {
+                Distribution::Normal { mean, sd } => format!("{mean} +- {sd}"),
+                Distribution::Quantiles(points) => {
+                    format!("quantiles {:?}", points.iter().map(|point| point[1]).collect::<Vec<_>>())
+                }
+            };
+            Error::object(&self.object, format!("no redshift between 0 and {Z_MAX} is drawn from {from}"))
         })
     }
 
-    /// By rejection: from the normal distribution itself, or, where that is wider than the range, from uniform redshifts.
+    /// By rejection: from the distribution itself, or, where a normal one is wider than the range, from uniform redshifts.
     fn attempt(&self, sample: u32, attempt: u32) -> Option<f64> {
         let key = Key::of_seed(self.object_seed, sample, Purpose::Redshift, attempt);
-        if self.sd <= Z_MAX {
-            let z = self.mean + self.sd * f64::from(key.normal(1)[0]);
-            return (z > 0.0 && z <= Z_MAX).then_some(z);
+        let allowed = |z: f64| (z > 0.0 && z <= Z_MAX).then_some(z);
+        match &self.distribution {
+            Distribution::Quantiles(points) => allowed(along(points, f64::from(key.normal(1)[0]))),
+            Distribution::Normal { mean, sd } if *sd <= Z_MAX => allowed(mean + sd * f64::from(key.normal(1)[0])),
+            Distribution::Normal { mean, sd } => {
+                let uniform = key.uniform(2);
+                let z = Z_MAX * (1.0 - uniform[0]);
+                let density = (-0.5 * ((z - mean) / sd).powi(2)).exp();
+                (uniform[1] < density).then_some(z)
+            }
         }
-        let uniform = key.uniform(2);
-        let z = Z_MAX * (1.0 - uniform[0]);
-        let density = (-0.5 * ((z - self.mean) / self.sd).powi(2)).exp();
-        (uniform[1] < density).then_some(z)
     }
+}
+
+/// The value at `score` of the line through the two points around it, or nearest to it.
+fn along(points: &[[f64; 2]], score: f64) -> f64 {
+    let after = points.partition_point(|point| point[0] < score).clamp(1, points.len() - 1);
+    let ([x0, z0], [x1, z1]) = (points[after - 1], points[after]);
+    z0 + (z1 - z0) * (score - x0) / (x1 - x0)
 }
 
 #[cfg(test)]
@@ -52,7 +89,15 @@ mod tests {
     use super::*;
 
     fn redshifts(mean: f64, sd: f64) -> Redshifts {
-        Redshifts { object: "a".into(), object_seed: object_seed(1, "a"), mean, sd }
+        of(Distribution::Normal { mean, sd })
+    }
+
+    fn of(distribution: Distribution) -> Redshifts {
+        Redshifts { object: "a".into(), object_seed: object_seed(1, "a"), distribution }
+    }
+
+    fn quantiles(pairs: &[(f64, f64)]) -> Redshifts {
+        of(Distribution::Quantiles(pairs.iter().map(|&(p, z)| [normal_quantile(p), z]).collect()))
     }
 
     fn mean_sd(drawn: &[f64]) -> (f64, f64) {
@@ -78,6 +123,48 @@ mod tests {
             assert!((found - want).abs() < 4.0 * spread / 141.4, "{mean} {sd}: {found} {want}");
             assert!((found_sd / spread - 1.0).abs() < 4.0 / 141.4, "{mean} {sd}: {found_sd} {spread}");
         }
+    }
+
+    #[test]
+    fn two_quantiles_are_a_normal_distribution() {
+        // 0.5 +- 0.05: the quantiles at one standard deviation on either side.
+        let two = quantiles(&[(0.158_655_253_931, 0.45), (0.841_344_746_069, 0.55)]);
+        let normal = redshifts(0.5, 0.05);
+        for sample in 0..1000 {
+            let (found, expected) = (two.of(sample).unwrap(), normal.of(sample).unwrap());
+            assert!((found - expected).abs() < 1e-9, "{sample}: {found} {expected}");
+        }
+    }
+
+    /// Two peaks with little between them, of which the lower reaches down to zero.
+    #[test]
+    fn draws_have_the_quantiles() {
+        let pairs = [(0.025, 0.02), (0.16, 0.2), (0.45, 0.25), (0.55, 1.1), (0.84, 1.15), (0.975, 1.3)];
+        let source = quantiles(&pairs);
+        let count = 20_000;
+        let drawn: Vec<f64> = (0..count).map(|sample| source.of(sample).unwrap()).collect();
+        assert!(drawn.iter().all(|&z| z > 0.0 && z <= Z_MAX));
+        // What the truncation takes: below 0, some 1.6 %.
+        let cut = crate::random::normal::normal_cdf({
+            let [[x0, z0], [x1, z1]] = [0, 1].map(|i| [normal_quantile(pairs[i].0), pairs[i].1]);
+            x0 - z0 * (x1 - x0) / (z1 - z0)
+        });
+        assert!((0.01..0.025).contains(&cut), "{cut}");
+        for (p, z) in pairs {
+            let found = drawn.iter().filter(|&&drawn| drawn < z).count() as f64 / f64::from(count);
+            let expected = (p - cut) / (1.0 - cut);
+            let error = (expected * (1.0 - expected) / f64::from(count)).sqrt();
+            assert!((found - expected).abs() < 4.0 * error, "{p}: {found} {expected}");
+        }
+    }
+
+    /// A table of redshifts has the same one in several quantiles.
+    #[test]
+    fn equal_quantiles_are_one_redshift() {
+        let source = quantiles(&[(0.1, 0.3), (0.5, 0.3), (0.9, 0.4)]);
+        let drawn: Vec<f64> = (0..2000).map(|sample| source.of(sample).unwrap()).collect();
+        let exact = drawn.iter().filter(|&&z| z == 0.3).count() as f64 / 2000.0;
+        assert!((exact - 0.5).abs() < 0.05 && drawn.iter().all(|&z| z >= 0.3), "{exact}");
     }
 
     #[test]
