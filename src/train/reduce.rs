@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::mpsc::{Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
@@ -105,7 +106,12 @@ pub struct Reducer<'a> {
     /// Messages of exchanges that are not begun here yet, from ranks that are ahead.
     early: Vec<Vec<u8>>,
     waited: Duration,
+    /// Does what is to be done meanwhile: one thread for all steps, since libtorch keeps memory for each thread.
+    helper: Option<Sender<Job>>,
 }
+
+/// What a helper does.
+type Job = Box<dyn FnOnce() + Send>;
 
 impl<'a> Reducer<'a> {
     /// For the ranks of `comm`. More ranks than micro-batches are a usage error.
@@ -127,6 +133,7 @@ impl<'a> Reducer<'a> {
             under_way: VecDeque::new(),
             early: Vec::new(),
             waited: Duration::ZERO,
+            helper: None,
         })
     }
 
@@ -177,25 +184,27 @@ impl<'a> Reducer<'a> {
         Ok(true)
     }
 
-    /// Does `work` on a thread of its own, with as many threads for its operations as this one has, while what other ranks send
-    /// is taken in, added up and sent on. Alone, there is nothing to take in.
-    pub fn during<T: Send>(&mut self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    /// Does `work` on another thread, with as many threads for its operations as this one has, while what other ranks send is taken
+    /// in, added up and sent on. Alone, there is nothing to take in.
+    pub fn during<T: Send + 'static>(&mut self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         if self.comm.size() == 1 {
             return work();
         }
-        let threads = tch::get_num_threads() as u32;
-        std::thread::scope(|scope| {
-            let worker = scope.spawn(move || {
-                set_threads(threads)?;
-                work()
-            });
-            while !worker.is_finished() {
-                if !self.poll()? {
-                    std::thread::sleep(PAUSE);
-                }
+        let (give, done) = channel();
+        let job: Job = Box::new(move || {
+            let _ = give.send(work());
+        });
+        let helper = self.helper.get_or_insert_with(helper);
+        let lost = || Error::internal("a thread of the training has panicked");
+        helper.send(job).map_err(|_| lost())?;
+        loop {
+            match done.try_recv() {
+                Ok(result) => return result,
+                Err(TryRecvError::Disconnected) => return Err(lost()),
+                Err(TryRecvError::Empty) if self.poll()? => {}
+                Err(TryRecvError::Empty) => std::thread::sleep(PAUSE),
             }
-            worker.join().map_err(|_| Error::internal("a thread of the training has panicked"))?
-        })
+        }
     }
 
     /// The sum that was begun first of those under way, on the CPU.
@@ -250,6 +259,19 @@ impl<'a> Reducer<'a> {
         exchange.parts[bucket].insert(TreeNode { level, index }, value);
         exchange.close(self.comm, bucket)
     }
+}
+
+/// Starts a thread that does one job after the other, with as many threads for its operations as this one has, until its sender is
+/// dropped.
+fn helper() -> Sender<Job> {
+    let threads = tch::get_num_threads() as u32;
+    let (give, jobs) = channel::<Job>();
+    std::thread::spawn(move || {
+        if set_threads(threads).is_ok() {
+            jobs.into_iter().for_each(|job| job());
+        }
+    });
+    give
 }
 
 /// The buckets of one sum.

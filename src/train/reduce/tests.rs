@@ -112,6 +112,23 @@ fn a_sum_comes_in_while_work_is_done() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
+/// All work is done by one thread; when that has panicked, this and all further work is an error.
+#[test]
+fn a_panic_of_the_helper_is_an_error() {
+    let run = |comm: Local| {
+        let mut reducer = Reducer::new(&comm, &optimizer(2), Duration::from_secs(60)).unwrap();
+        let mut thread = || reducer.during(|| Ok(std::thread::current().id())).unwrap();
+        let first = thread();
+        assert!(thread() == first && first != std::thread::current().id());
+        for _ in 0..2 {
+            let error = reducer.during(|| -> Result<()> { panic!("on purpose") }).unwrap_err().to_string();
+            assert!(error.contains("has panicked"), "{error}");
+        }
+    };
+    let threads: Vec<_> = ranks(2).into_iter().map(|comm| std::thread::spawn(move || run(comm))).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
 #[test]
 fn more_ranks_than_micro_batches_are_refused() {
     let comm = ranks(3).remove(0);
