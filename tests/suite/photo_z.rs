@@ -126,11 +126,12 @@ fn redshifts_without_an_error_are_points() {
     assert_ne!(survey.content("some"), survey.content("exact"));
 }
 
-/// Quantiles of the redshift, as tables of photometric redshifts have them, are drawn from; one that do not rise fail alone.
+/// Quantiles of the redshift, as tables of photometric redshifts have them, are drawn from; those that do not rise, or do not allow the
+/// object's own redshift, fail alone.
 #[test]
 fn quantiles_of_redshifts_are_drawn_from() {
     let survey =
-        Survey::new(&["--objects", "2", "--samples", "24", "--redshift-error", "0.02", "--redshift", "0.31,0.31"]);
+        Survey::new(&["--objects", "3", "--samples", "24", "--redshift-error", "0.02", "--redshift", "0.31,0.31"]);
     let catalog = std::fs::read_to_string(survey.path("catalog.csv")).unwrap();
     let rows: Vec<String> = catalog
         .lines()
@@ -138,6 +139,7 @@ fn quantiles_of_redshifts_are_drawn_from() {
             Some("object_id") => format!("{line},z16,z50,z84"),
             Some("sim-0000") => format!("{line},0.3,0.305,0.35"),
             Some("sim-0001") => format!("{line},0.3,0.2,0.35"),
+            Some("sim-0002") => format!("{line},0.9,0.91,0.92"),
             _ => line.to_string(),
         })
         .collect();
@@ -153,6 +155,11 @@ fn quantiles_of_redshifts_are_drawn_from() {
     let shard = Shard::open(&survey.path("quantiles/shards/00000.h5")).unwrap();
     let reason = shard.record(1).unwrap().reason;
     assert!(reason.starts_with("quantiles.csv, line 4: the quantiles of the redshift are 0.3, 0.2, 0.35;"), "{reason}");
+    let reason = shard.record(2).unwrap().reason;
+    assert!(
+        reason.contains("off its quantiles [0.9, 0.91, 0.92]: are the columns of catalog.columns those"),
+        "{reason}"
+    );
 }
 
 #[test]

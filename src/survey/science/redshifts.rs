@@ -10,6 +10,12 @@ use crate::{Error, Result};
 /// near this.
 const ATTEMPTS: u32 = 10_000;
 
+/// The catalogue's redshift, which the cutout and its window are made for, may be off its quantiles by so many standard deviations:
+/// what is farther is of another object, or of other columns.
+const FARTHEST: f64 = 5.0;
+/// A standard deviation is taken as this at least, times 1 + z: quantiles may be equal, and are rounded.
+const NARROWEST: f64 = 0.01;
+
 /// The distribution of a redshift, truncated to those that a catalogue may have: above 0, and `Z_MAX` at most.
 pub(super) struct Redshifts {
     object: String,
@@ -37,7 +43,17 @@ impl Redshifts {
             let (scores, names): (Vec<f64>, Vec<String>) =
                 quantiles.iter().map(|(p, name)| (normal_quantile(*p), name.clone())).unzip();
             let values = target.redshift_quantiles(&names).map_err(|why| Error::object(&target.id, why))?;
-            Distribution::Quantiles(scores.into_iter().zip(values).map(|(score, z)| [score, z]).collect())
+            let points: Vec<[f64; 2]> = scores.into_iter().zip(values).map(|(score, z)| [score, z]).collect();
+            if !allowed(&points, target.redshift) {
+                let values: Vec<f64> = points.iter().map(|point| point[1]).collect();
+                let why = format!(
+                    "the redshift {} is more than {FARTHEST} standard deviations off its quantiles {values:?}: are the \
+                     columns of catalog.columns those of the same redshift?",
+                    target.redshift
+                );
+                return Err(Error::object(&target.id, why));
+            }
+            Distribution::Quantiles(points)
         } else {
             let Some(sd) = target.redshift_error.filter(|&error| error > 0.0) else { return Ok(None) };
             Distribution::Normal { mean: target.redshift, sd }
@@ -82,6 +98,17 @@ fn along(points: &[[f64; 2]], score: f64) -> f64 {
     let after = points.partition_point(|point| point[0] < score).clamp(1, points.len() - 1);
     let ([x0, z0], [x1, z1]) = (points[after - 1], points[after]);
     z0 + (z1 - z0) * (score - x0) / (x1 - x0)
+}
+
+/// Whether a redshift could be drawn from quantiles, by the slopes between the outermost two on either side.
+fn allowed(points: &[[f64; 2]], z: f64) -> bool {
+    let ([_, low], [_, high]) = (points[0], points[points.len() - 1]);
+    let nearest = z.clamp(low, high);
+    // Counted from the score of the outermost quantile that it is beyond.
+    let (score, inner) =
+        if z < low { (points[0], points[1]) } else { (points[points.len() - 1], points[points.len() - 2]) };
+    let sd = ((inner[1] - score[1]) / (inner[0] - score[0])).max(NARROWEST * (1.0 + z));
+    nearest == z || score[0].abs() + (z - nearest).abs() / sd <= FARTHEST
 }
 
 #[cfg(test)]
@@ -165,6 +192,20 @@ mod tests {
         let drawn: Vec<f64> = (0..2000).map(|sample| source.of(sample).unwrap()).collect();
         let exact = drawn.iter().filter(|&&z| z == 0.3).count() as f64 / 2000.0;
         assert!((exact - 0.5).abs() < 0.05 && drawn.iter().all(|&z| z >= 0.3), "{exact}");
+    }
+
+    #[test]
+    fn a_redshift_must_be_possible_by_its_own_quantiles() {
+        let points =
+            |pairs: &[(f64, f64)]| -> Vec<[f64; 2]> { pairs.iter().map(|&(p, z)| [normal_quantile(p), z]).collect() };
+        // 0.5 +- 0.05 below the median, +- 0.1 above it.
+        let skewed = points(&[(0.158_655, 0.45), (0.5, 0.5), (0.841_345, 0.6)]);
+        for (z, expected) in [(0.5, true), (0.26, true), (0.24, false), (0.99, true), (1.01, false), (3.0, false)] {
+            assert_eq!(allowed(&skewed, z), expected, "{z}");
+        }
+        // Equal ones, and a redshift with more digits.
+        let equal = points(&[(0.158_655, 0.3), (0.5, 0.3), (0.841_345, 0.3)]);
+        assert!(allowed(&equal, 0.304) && allowed(&equal, 0.296) && !allowed(&equal, 0.4) && !allowed(&equal, 0.2));
     }
 
     #[test]
