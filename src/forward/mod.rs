@@ -102,10 +102,14 @@ pub trait Likelihood: Send {
     fn bend(&self, _image: &Tensor) -> Result<Option<Tensor>> {
         Ok(None)
     }
-    /// One likelihood for all samples, where each has its own: what may be approximate is made of it, for any batch. `None`
-    /// where samples have the same anyway.
-    fn common(&self) -> Option<Common<'_>> {
+    /// One likelihood for any batch, where each sample of this one has its own; `None` where samples have the same anyway.
+    fn common(&self) -> Option<&dyn Likelihood> {
         None
+    }
+    /// Where samples have likelihoods of their own: those that are alike, each sample in one group. Empty where all have the
+    /// same.
+    fn groups(&self) -> Vec<Group<'_>> {
+        Vec::new()
     }
     /// Prediction, Jacobian and noise covariance at `latent`.
     fn linearize(&self, latent: &Latent) -> Result<Box<dyn Linearized>> {
@@ -115,10 +119,12 @@ pub trait Likelihood: Send {
     fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>>;
 }
 
-/// A likelihood that stands for those of all samples of a batch where an approximation is enough.
-pub struct Common<'a> {
+/// Samples of a batch with a likelihood that stands for theirs where an approximation is enough.
+pub struct Group<'a> {
+    /// Which they are, `[G]`, rising.
+    pub samples: &'a Tensor,
     pub likelihood: &'a dyn Likelihood,
-    /// The standard deviation of its sky noise over that of each sample, `[B, C, my, mx]`.
+    /// The standard deviation of its sky noise over that of each of them, `[G, C, my, mx]`.
     pub weights: &'a Tensor,
 }
 

@@ -137,7 +137,7 @@ pub fn measure(
     let noise = BlockNoise::new(seed, &format!("{object} reference"), 0, 1);
     // A function of the data: where samples have likelihoods of their own, of the catalogue's redshift and not of the truth's.
     let likelihood = simulation.likelihood.as_ref();
-    let likelihood = likelihood.common().map_or(likelihood, |common| common.likelihood);
+    let likelihood = likelihood.common().unwrap_or(likelihood);
     let reference = wiener::reference(&simulation.setting, likelihood, &noise, problem.device())?;
     let reference = flat(&reference)?;
     let distance = |from: &Tensor| -> Result<Vec<f64>> {

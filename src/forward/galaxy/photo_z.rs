@@ -10,7 +10,11 @@ use tch::Tensor;
 use super::{GalaxyLikelihood, INNER};
 use crate::Result;
 use crate::forward::edge::edge_inflation;
-use crate::forward::{Common, Constraint, Field, Latent, Likelihood, Linearized, NuisancePrior, SamplingOperator};
+use crate::forward::{Constraint, Field, Group, Latent, Likelihood, Linearized, NuisancePrior, SamplingOperator};
+
+/// Largest over smallest pitch of samples that share a preconditioner. Wider groups take more iterations, narrower ones more
+/// preparation: ARCHITECTURE.md has both.
+const ALIKE: f64 = 1.1;
 
 /// The likelihood of a batch of samples with redshifts of their own.
 #[derive(Debug)]
@@ -19,7 +23,16 @@ pub struct PhotoZLikelihood {
     own: GalaxyLikelihood,
     /// The one that it was made from, for any batch.
     common: GalaxyLikelihood,
-    /// Edge weight of each sample over that of `common`, `[B, C, my, mx]`.
+    alike: Vec<Alike>,
+}
+
+/// Samples of similar pitches.
+#[derive(Debug)]
+struct Alike {
+    samples: Tensor,
+    /// Of the middle of their pitches, for any batch.
+    likelihood: GalaxyLikelihood,
+    /// Edge weight of each over that of `likelihood`.
     weights: Tensor,
 }
 
@@ -38,8 +51,19 @@ impl GalaxyLikelihood {
             covered: inside.f_mul(&self.mask)?,
             ..self.with_inflation(&inflation)?
         };
-        let weights = self.inflation.f_div(&inflation)?.f_sqrt()?;
-        Ok(PhotoZLikelihood { own, common: self.share(), weights })
+        let alike = |samples: Vec<usize>| -> Result<Alike> {
+            let middle = (pitches[samples[0]] * pitches[samples[samples.len() - 1]]).sqrt();
+            let likelihood = GalaxyLikelihood {
+                operator: SamplingOperator::new(&self.field_of(middle), &self.psfs, kind, device)?,
+                ..self.down_weighted_for(middle)?
+            };
+            let samples = Tensor::f_from_slice(&samples.iter().map(|&sample| sample as i64).collect::<Vec<_>>())?;
+            let samples = samples.f_sort(0, false)?.0.f_to_device(device)?;
+            let weights = likelihood.inflation.f_div(&inflation.f_index_select(0, &samples)?)?.f_sqrt()?;
+            Ok(Alike { samples, likelihood, weights })
+        };
+        let alike = groups(pitches).into_iter().map(alike).collect::<Result<_>>()?;
+        Ok(PhotoZLikelihood { own, common: self.share(), alike })
     }
 
     /// The same likelihood with the edges of a smaller field, of prior pixels of `pitch` arcsec, down-weighted: for what is
@@ -87,6 +111,20 @@ impl GalaxyLikelihood {
     }
 }
 
+/// Which pitches are alike: groups by rising pitch, none wider than `ALIKE`.
+fn groups(pitches: &[f64]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..pitches.len()).collect();
+    order.sort_by(|&a, &b| pitches[a].total_cmp(&pitches[b]));
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for sample in order {
+        match groups.last_mut() {
+            Some(group) if pitches[sample] <= ALIKE * pitches[group[0]] => group.push(sample),
+            _ => groups.push(vec![sample]),
+        }
+    }
+    groups
+}
+
 /// 1 where a pixel's centre lies in the field, `[my, mx]`.
 fn inside(field: &Field) -> Result<Tensor> {
     let [columns, rows] = field.covers().map(|line| line.into_iter().map(f64::from).collect::<Vec<_>>());
@@ -129,8 +167,13 @@ impl Likelihood for PhotoZLikelihood {
         self.own.bend(image)
     }
 
-    fn common(&self) -> Option<Common<'_>> {
-        Some(Common { likelihood: &self.common, weights: &self.weights })
+    fn common(&self) -> Option<&dyn Likelihood> {
+        Some(&self.common)
+    }
+
+    fn groups(&self) -> Vec<Group<'_>> {
+        let groups = self.alike.iter();
+        groups.map(|Alike { samples, likelihood, weights }| Group { samples, likelihood, weights }).collect()
     }
 
     fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>> {

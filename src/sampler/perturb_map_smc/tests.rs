@@ -3,7 +3,6 @@ use super::super::perturb_map::Settings;
 use super::super::run;
 use super::super::toy::*;
 use super::*;
-use crate::forward::Common;
 use crate::prior::Covariance;
 
 const STOP: Stop = Stop { tolerance: 1e-5, iterations: 60 };
@@ -81,8 +80,8 @@ fn samples_with_likelihoods_of_their_own_are_refused() {
         fn predict(&self, latent: &Latent) -> Result<Tensor> {
             self.0.predict(latent)
         }
-        fn common(&self) -> Option<Common<'_>> {
-            Some(Common { likelihood: &self.0, weights: self.0.mask() })
+        fn common(&self) -> Option<&dyn Likelihood> {
+            Some(&self.0)
         }
         fn linearize_within(&self, latent: &Latent, tangent_error: f64) -> Result<Box<dyn Linearized>> {
             self.0.linearize_within(latent, tangent_error)

@@ -126,7 +126,41 @@ fn pixels_beyond_a_samples_field_hardly_count() {
     let found = common.variance_of(&light).unwrap() / flat.variance_of(&light).unwrap();
     assert!(apart(&found.get(0), &variance.get(0)) < 1e-6);
     assert!(common.inner().sum(Kind::Double).double_value(&[]) < reference.inner().sum(Kind::Double).double_value(&[]));
-    // The preconditioner is told.
-    let ratio = batch.linearize(&dark).unwrap().variance() / reference.linearize(&dark).unwrap().variance();
-    assert!((batch.common().unwrap().weights.square() * ratio - 1.0).abs().max().double_value(&[]) < 1e-9);
+    // The preconditioner is told: each pitch is a group of its own here, of that pitch.
+    let groups = batch.groups();
+    assert_eq!(groups.len(), 3);
+    for (index, group) in groups.iter().enumerate() {
+        assert_eq!(Vec::<i64>::try_from(group.samples).unwrap(), [index as i64]);
+        assert!(apart(group.weights, &group.weights.ones_like()) < 1e-9);
+    }
+}
+
+/// Samples of similar redshifts share a likelihood, of the middle of theirs, whose edges count as much less as theirs do.
+#[test]
+fn groups_hold_samples_of_similar_redshifts() {
+    assert_eq!(groups(&[0.2, 0.1, 0.105, 0.3, 0.21]), [vec![1, 2], vec![0, 4], vec![3]]);
+    assert_eq!(groups(&[0.1]), [[0]]);
+    let made = || observed(Kind::Double, false);
+    let pitches = [0.13, 0.105, 0.1, 0.131];
+    let batch = GalaxyLikelihood::new(made()).unwrap().for_pitches(&pitches).unwrap();
+    let (point, direction) = (latent(4, 1, 1, Kind::Double), latent(4, 1, 5, Kind::Double));
+    let (own, images) = (batch.own().linearize(&point).unwrap(), batch.own().linearize(&point).unwrap());
+    let images = images.apply(&direction).unwrap();
+    for (group, samples) in batch.groups().iter().zip([[1i64, 2], [0, 3]]) {
+        assert_eq!(Vec::<i64>::try_from(group.samples).unwrap(), samples);
+        for (place, sample) in samples.into_iter().enumerate() {
+            let at = group.likelihood.linearize(&one(&point, sample)).unwrap();
+            let error = apart(&at.apply(&one(&direction, sample)).unwrap(), &images.narrow(0, sample, 1));
+            assert!((1e-6..0.2).contains(&error), "{sample}: {error}");
+            let dark = |likelihood: &dyn Likelihood, count: i64| {
+                let mut dark = latent(count, 1, 1, Kind::Double);
+                dark.ln_amplitude = dark.ln_amplitude * 0.0 - 60.0;
+                likelihood.linearize(&dark).unwrap().variance().shallow_clone()
+            };
+            let ratio = dark(group.likelihood, 1) / dark(batch.own(), 4).narrow(0, sample, 1);
+            let used = batch.mask() * group.weights.get(place as i64).square();
+            assert!(apart(&(ratio * batch.mask()), &used) < 1e-9, "{sample}");
+        }
+    }
+    drop(own);
 }
