@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::evaluate::calibration::probability::var_z_expected;
@@ -119,7 +119,7 @@ impl Object {
 }
 
 /// A number with its standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     pub value: f64,
     pub error: f64,
@@ -148,11 +148,11 @@ fn mean_sd(values: &[f64]) -> (f64, f64) {
 }
 
 /// One quantity in one bin.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub quantity: String,
     /// What is binned, and the bin's edges (no upper one for the last).
-    pub binned_by: &'static str,
+    pub binned_by: String,
     pub low: f64,
     pub high: Option<f64>,
     pub objects: usize,
@@ -167,7 +167,7 @@ pub struct Row {
 }
 
 /// Quantities whose bias is relative.
-fn relative(name: &str) -> bool {
+pub fn relative(name: &str) -> bool {
     name.starts_with("flux") || ["r20", "r50", "r80"].contains(&name)
 }
 
@@ -238,7 +238,7 @@ pub fn rows(objects: &[Object], flagged: u32) -> Vec<Row> {
                 let pulls: Vec<f64> = found.iter().map(|(_, pull)| *pull).collect();
                 rows.push(Row {
                     quantity: name.to_string(),
-                    binned_by,
+                    binned_by: binned_by.into(),
                     low,
                     high,
                     objects: found.len(),

@@ -198,6 +198,10 @@ sampler = { method = "exact" }
         let strata = summary["strata"].as_array().unwrap();
         assert_eq!((strata.len(), &strata[0]["simulations"]), (2, &8.into()));
         assert_eq!(strata[0]["statistics"].as_array().unwrap().len(), 9);
+        let recovered = summary["recovery"].as_array().unwrap();
+        let flux = recovered.iter().filter(|row| row["quantity"] == "flux").map(|row| row["objects"].as_u64().unwrap());
+        // Bins of fewer than three have none.
+        assert!((3..=8).contains(&flux.sum::<u64>()), "{recovered:?}");
     }
     assert_eq!(results[0]["summary"]["cost"]["forwards"], 6.0);
     // The data of two kinds of truths differ.

@@ -18,6 +18,7 @@ mod hamiltonian;
 pub mod probability;
 pub mod problems;
 pub mod record;
+mod recovered;
 mod reference;
 pub mod report;
 pub mod run;

@@ -8,6 +8,7 @@ use super::compared;
 use super::config::CalibrationConfig;
 use super::probability::Estimate;
 use super::problems::Problem;
+use super::recovered;
 use super::run::Plan;
 use super::summary::{Context, Statistic, Subject, Summary};
 use super::verdict::{Judged, Verdict, judge};
@@ -237,5 +238,5 @@ fn reasons(row: &Judged, out: &mut String) -> std::fmt::Result {
             cells.join("; ")
         )?;
     }
-    Ok(())
+    recovered::text(name, &summary.recovery, out)
 }

@@ -6,10 +6,12 @@ use super::exchange::{Moment, outside_p};
 use super::probability::{Estimate, bootstrap, central_ranks, mean_sd, median, sign_test, two_sided, var_z_expected};
 use super::problems::Family;
 use super::record::{BIN_BOUNDS, Cost, LOG_P, Numbers, Place, Record};
+use super::recovered;
 use super::verdict::{
     GAUSSIAN_MEAN, GAUSSIAN_VARIANCE, MIXTURE_MEAN, MIXTURE_MODES, MIXTURE_VARIANCE, NETWORK_MEAN_Z, NETWORK_VAR_Z,
 };
 use crate::evaluate::ranks::uniform_test;
+use crate::evaluate::recovery::Row;
 
 /// Coverage levels that are tested.
 const LEVELS: [f64; 3] = [0.5, 0.68, 0.95];
@@ -50,6 +52,8 @@ pub struct Summary {
     pub statistics: Vec<Statistic>,
     pub tarp: Uniformity,
     pub strata: Vec<Stratum>,
+    /// Of network priors: how well truths are recovered, as `evaluate recovery` tells of surveys.
+    pub recovery: Vec<Row>,
     pub wasserstein: Option<WithFloor>,
     pub modes: Option<WithFloor>,
     pub mode_excess: Option<ModeExcess>,
@@ -178,6 +182,7 @@ impl Summary {
             coverage_curve: curve(&numbers),
             tarp: uniformity(numbers.iter().map(|numbers| &numbers.tarp)),
             strata: strata(context, &names, &numbers, draws),
+            recovery: recovered::rows(context, &numbers),
             statistics,
             wasserstein: average(&|numbers| numbers.wasserstein),
             modes: average(&|numbers| numbers.modes),

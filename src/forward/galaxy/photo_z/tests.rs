@@ -144,8 +144,8 @@ fn groups_hold_samples_of_similar_redshifts() {
     let pitches = [0.13, 0.105, 0.1, 0.131];
     let batch = GalaxyLikelihood::new(made()).unwrap().for_pitches(&pitches).unwrap();
     let (point, direction) = (latent(4, 1, 1, Kind::Double), latent(4, 1, 5, Kind::Double));
-    let (own, images) = (batch.own().linearize(&point).unwrap(), batch.own().linearize(&point).unwrap());
-    let images = images.apply(&direction).unwrap();
+    let own = batch.own().linearize(&point).unwrap();
+    let images = own.apply(&direction).unwrap();
     for (group, samples) in batch.groups().iter().zip([[1i64, 2], [0, 3]]) {
         assert_eq!(Vec::<i64>::try_from(group.samples).unwrap(), samples);
         for (place, sample) in samples.into_iter().enumerate() {
@@ -162,5 +162,4 @@ fn groups_hold_samples_of_similar_redshifts() {
             assert!(apart(&(ratio * batch.mask()), &used) < 1e-9, "{sample}");
         }
     }
-    drop(own);
 }
