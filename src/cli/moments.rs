@@ -21,9 +21,8 @@ use crate::{Error, Result, cli};
 /// Draws that are held at a time.
 const CHUNK: u32 = 64;
 
-/// Draws that the table of the network's uncertainty is measured on, and those that tell what it is off by.
+/// Draws that the table of the network's uncertainty is measured on.
 const SPREAD_DRAWS: u32 = 512;
-const SHIFT_DRAWS: u32 = 1024;
 
 /// Its lowest noise level, unless the network knows none as small. Below it the table is used as it is there.
 const SPREAD_T_MIN: f64 = 0.02;
@@ -113,13 +112,9 @@ pub fn run(args: Args) -> Result<i32> {
     let names = morphology::names(bands as usize);
     let mut samples: Vec<(String, Vec<f32>)> = names.into_iter().map(|name| (name, Vec::new())).collect();
     let drawer = Drawer::new(&prior, args.seed, args.steps)?;
-    let mut kept = Vec::new();
     for first in (0..args.count).step_by(CHUNK as usize) {
         let images = drawer.draws(first, CHUNK.min(args.count - first))?;
         let flux = to_vec(&prior.card.stretch.inverse(&images)?)?;
-        if !args.quantities_only && first < SHIFT_DRAWS {
-            kept.push(images);
-        }
         // The measurements of a draw take longer than the draw does on a GPU.
         let drawn: Vec<Drawn> = flux
             .par_chunks(pixels)
@@ -159,16 +154,8 @@ pub fn run(args: Args) -> Result<i32> {
         true => (prior.flux_mean.shallow_clone(), prior.flux_variance.shallow_clone(), prior.flux_draws),
         false => (tensor(&moments.mean)?, tensor(&moments.variance())?, moments.count),
     };
-    // What the network is off by, on these draws of the file that is written: it moves no draw without data.
-    let spread = match prior.spread {
-        Some(spread) if !kept.is_empty() => {
-            let draws = Tensor::f_cat(&kept, 0)?;
-            Some(spread.with_shifts(prior.denoiser.as_ref(), &draws, args.seed, BLOCK)?)
-        }
-        spread => spread,
-    };
     let covariance = if measured { Some(prior.covariance.to_device(Device::Cpu)?) } else { None };
-    let measured = DrawMoments { mean, variance, draws, covariance, spread, samples };
+    let measured = DrawMoments { mean, variance, draws, covariance, spread: prior.spread, samples };
     let written = with_flux_moments(&bytes, &measured)?;
     let out = args.out.as_ref().unwrap_or(&args.prior);
     publish_path(out, |path| std::fs::write(path, &written).map_err(|error| Error::file(path, error)))?;

@@ -11,7 +11,6 @@
 //! moments.flux_variance   [C, n, n]
 //! moments.spread_levels   [L]          ln t of the table of the network's uncertainty (spread.rs), where it was measured
 //! moments.spread_nodes    [L, C, K]    moments.spread_ln_factors [L, C, K]
-//! moments.spread_shifts   [L, C, K]    zero where a file has none
 //! moments.flux_draws      [1]          number of draws behind them; 0: they are those of the training images
 //! ```
 
@@ -159,8 +158,7 @@ fn spread(store: &Store, bands: i64, device: Device) -> Result<Option<Spread>> {
     let shape = [levels.len() as i64, bands, nodes.size().last().copied().unwrap_or(0)];
     let nodes = store.get("moments.spread_nodes", &shape)?;
     let ln_factors = store.get("moments.spread_ln_factors", &shape)?;
-    let shifts = store.find("moments.spread_shifts").map(|_| store.get("moments.spread_shifts", &shape)).transpose()?;
-    Ok(Some(Spread::new(levels, nodes, ln_factors, shifts)?.to_device(device)?))
+    Ok(Some(Spread::new(levels, nodes, ln_factors)?.to_device(device)?))
 }
 
 /// The tensors of a covariance and of flux moments, by their names in a file.
@@ -222,11 +220,10 @@ pub fn with_flux_moments(bytes: &[u8], moments: &DrawMoments) -> Result<Vec<u8>>
     tensors.retain(|(name, _)| !name.starts_with(SAMPLES));
     if let Some(spread) = &moments.spread {
         tensors.retain(|(name, _)| !name.starts_with(SPREAD));
-        let (levels, tables) = spread.parts();
+        let (levels, nodes, ln_factors) = spread.parts();
         tensors.push((format!("{SPREAD}levels"), Tensor::f_from_slice(levels)?));
-        for (name, table) in ["nodes", "ln_factors", "shifts"].into_iter().zip(tables) {
-            tensors.push((format!("{SPREAD}{name}"), table.shallow_clone()));
-        }
+        tensors.push((format!("{SPREAD}nodes"), nodes.shallow_clone()));
+        tensors.push((format!("{SPREAD}ln_factors"), ln_factors.shallow_clone()));
     }
     if let Some(covariance) = &moments.covariance {
         let measured = moment_tensors(covariance, &moments.mean, &moments.variance, moments.draws)?;

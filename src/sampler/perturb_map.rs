@@ -15,8 +15,7 @@
 //!
 //! The Gaussian is wrong about x0 where the prior is not Gaussian, but x_b knows of x0 only by 1 - (b/t)^2, and keeps what
 //! x_t knew: without data these steps are ancestral sampling, with an error of second order in a step where C is wrong.
-//! G, when the prior has a table for it, scales C to the network's own uncertainty (`prior/spread.rs`); given data, what the network is
-//! off by on the prior's own draws is added to D. Where the data show
+//! G, when the prior has a table for it, scales C to the network's own uncertainty (`prior/spread.rs`). Where the data show
 //! that D is further off than C allows, C is widened for that galaxy (`inflation.rs`), or in a place (`local_inflation.rs`).
 //!
 //! Of a prior with such a table, two of seven steps are sweeps, which stay at their noise level: x = x0 + t e' (`stages.rs`).
@@ -44,7 +43,6 @@ use super::tangent::{good_below, tangent_error_of, within_reach};
 use super::{Problem, Sampler, State, chain};
 use crate::forward::{Latent, Likelihood, Linearized};
 use crate::prior::local::Local;
-use crate::prior::spread::Told;
 use crate::prior::{Covariance, Level, Spread};
 use crate::random::Purpose;
 use crate::{Error, Result};
@@ -144,14 +142,11 @@ impl PerturbMap {
         Ok([t, next])
     }
 
-    /// The Gaussian that stands for p(x0 | x_t) in a step where the network's estimate is `denoised`: its mean and its C. Without data the
-    /// mean is what the network says: those draws are the prior, and h of the table is what the network is off by on them.
-    pub(super) fn gaussian(&self, problem: &Problem, step: u32, denoised: Tensor) -> Result<(Tensor, Local<'_>)> {
+    /// C of a step where the network's estimate is `denoised`.
+    pub(super) fn level(&self, step: u32, denoised: &Tensor) -> Result<Local<'_>> {
         let Stage { level, t, .. } = self.stage(step)?;
-        let Some(spread) = &self.spread else { return Ok((denoised, self.levels[level].scaled_by(None)?)) };
-        let Told { factor, shift } = spread.tell(t, &denoised)?;
-        let mean = if problem.likelihood.is_some() { denoised.f_add(&shift)? } else { denoised };
-        Ok((mean, self.levels[level].scaled_by(Some(factor.f_mul_scalar(MARGIN)?))?))
+        let wide = |spread: &Spread| -> Result<Tensor> { Ok(spread.factor(t, denoised)?.f_mul_scalar(MARGIN)?) };
+        self.levels[level].scaled_by(self.spread.as_ref().map(wide).transpose()?)
     }
 
     /// The prior's mean, `[1, C, n, n]`.
@@ -313,8 +308,8 @@ impl Sampler for PerturbMap {
         let stage = self.stage(state.step)?;
         let before = chain::latent(state)?;
         let denoised = problem.denoiser.denoise(&before.image, stage.t)?;
-        let (mean, level) = self.gaussian(problem, state.step, denoised)?;
-        self.renoise(problem, state, &before, mean, level)?;
+        let level = self.level(state.step, &denoised)?;
+        self.renoise(problem, state, &before, denoised, level)?;
         Ok(())
     }
 
@@ -325,7 +320,5 @@ impl Sampler for PerturbMap {
 
 #[cfg(test)]
 mod sweep_tests;
-#[cfg(test)]
-mod table_tests;
 #[cfg(test)]
 mod tests;

@@ -86,11 +86,12 @@ impl Sampler for PerturbMapGradient {
         let before = chain::latent(state)?;
         let x = leaf(&before.image)?;
         let estimate = problem.denoiser.denoise_with_grad(&x, t)?;
-        let (mean, level) = self.default.gaussian(problem, state.step, estimate.f_detach()?)?;
-        let direction = self.direction(problem, likelihood, &before, &mean, &level)?;
+        let denoised = estimate.f_detach()?;
+        let level = self.default.level(state.step, &denoised)?;
+        let direction = self.direction(problem, likelihood, &before, &denoised, &level)?;
         let exact = pull_back(&estimate, &x, &direction)?.f_mul_scalar(t * t)?;
         let level = level.corrected(&direction, &exact)?;
-        self.default.renoise(problem, state, &before, mean, level)?;
+        self.default.renoise(problem, state, &before, denoised, level)?;
         Ok(())
     }
 

@@ -144,8 +144,8 @@ impl Sampler for PerturbMapSmc {
         let step = state.step;
         let [t, b] = self.default.pair(step)?;
         let mut before = chain::latent(state)?;
-        let denoised = problem.denoiser.denoise(&before.image, t)?;
-        let (mut mean, mut level) = self.default.gaussian(problem, step, denoised.shallow_clone())?;
+        let mut denoised = problem.denoiser.denoise(&before.image, t)?;
+        let mut level = self.default.level(step, &denoised)?;
         let count = denoised.size()[0];
         let (mut sums, mut least) = match step {
             0 => (Tensor::f_zeros([count], (Kind::Double, problem.device))?, count as f64),
@@ -158,7 +158,7 @@ impl Sampler for PerturbMapSmc {
             _ => None,
         };
         if let Some(expected) = expected {
-            let ln_weights = self.ln_weights(problem, likelihood, &before, &mean, expected, &level)?;
+            let ln_weights = self.ln_weights(problem, likelihood, &before, &denoised, expected, &level)?;
             sums = sums.f_add(&ln_weights)?;
             let shares = Vec::<f64>::try_from(sums.f_softmax(0, Kind::Double)?.f_to_device(tch::Device::Cpu)?)?;
             let effective = worth(&shares);
@@ -179,12 +179,13 @@ impl Sampler for PerturbMapSmc {
                     ln_amplitude: take(&before.ln_amplitude)?,
                     sky: take(&before.sky)?,
                 };
-                (mean, level) = self.default.gaussian(problem, step, take(&denoised)?)?;
+                denoised = take(&denoised)?;
+                level = self.default.level(step, &denoised)?;
                 sums = sums.f_zeros_like()?;
             }
         }
-        let estimate = mean.shallow_clone();
-        let widened = self.default.renoise(problem, state, &before, mean, level)?;
+        let estimate = denoised.shallow_clone();
+        let widened = self.default.renoise(problem, state, &before, denoised, level)?;
         state.tensors.push((WEIGHTS.into(), sums.f_to_kind(Kind::Float)?));
         state.tensors.push((WORTH.into(), Tensor::f_from_slice(&[least as f32])?.f_to_device(problem.device)?));
         // A Gaussian that had to be widened expects nothing that the network could be held to.

@@ -102,7 +102,7 @@ fn a_prior_is_trained_drawn_from_and_measured() {
         let prior = unseeing::prior::Prior::from_bytes(&bytes, tch::Device::Cpu).unwrap();
         let [bands, height, width] = prior.shape();
         let image = tch::Tensor::zeros([1, bands, height, width], (tch::Kind::Float, tch::Device::Cpu));
-        prior.spread.unwrap().tell(1.0, &image).unwrap().factor.mean(tch::Kind::Double).double_value(&[])
+        prior.spread.unwrap().factor(1.0, &image).unwrap().mean(tch::Kind::Double).double_value(&[])
     };
     let ratio = factor("wide.safetensors") / factor(prior);
     assert!((ratio - 1.5).abs() < 1e-4, "{ratio}");
