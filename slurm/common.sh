@@ -66,10 +66,15 @@ check_devices() {
 again() {
   if [ $((${SLURM_RESTART_COUNT:-0} + 1)) -ge "$max_starts" ]; then
     echo "job $job: resumable, but started $max_starts times already (MAX_STARTS): not requeued" >&2
-  elif scontrol requeue "$job"; then
-    echo "job $job: requeued ($1)"
-    # Slurm ends this shell; ending by itself could come first and be taken for the job's end.
-    sleep 60
+  else
+    # Said first, because Slurm ends this shell, at times before scontrol is back.
+    echo "job $job: to be requeued ($1)"
+    if scontrol requeue "$job"; then
+      # Ending by itself could come first and be taken for the job's end.
+      sleep 60
+    else
+      echo "job $job: could not be requeued: see above; sbatch it again to go on" >&2
+    fi
   fi
 }
 
