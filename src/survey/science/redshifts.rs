@@ -44,7 +44,7 @@ impl Redshifts {
                 quantiles.iter().map(|(p, name)| (normal_quantile(*p), name.clone())).unzip();
             let values = target.redshift_quantiles(&names).map_err(|why| Error::object(&target.id, why))?;
             let points: Vec<[f64; 2]> = scores.into_iter().zip(values).map(|(score, z)| [score, z]).collect();
-            if !allowed(&points, target.redshift) {
+            if !possible(&points, target.redshift) {
                 let values: Vec<f64> = points.iter().map(|point| point[1]).collect();
                 let why = format!(
                     "the redshift {} is more than {FARTHEST} standard deviations off its quantiles {values:?}: are the \
@@ -101,7 +101,7 @@ fn along(points: &[[f64; 2]], score: f64) -> f64 {
 }
 
 /// Whether a redshift could be drawn from quantiles, by the slopes between the outermost two on either side.
-fn allowed(points: &[[f64; 2]], z: f64) -> bool {
+fn possible(points: &[[f64; 2]], z: f64) -> bool {
     let ([_, low], [_, high]) = (points[0], points[points.len() - 1]);
     let nearest = z.clamp(low, high);
     // Counted from the score of the outermost quantile that it is beyond.
@@ -201,11 +201,11 @@ mod tests {
         // 0.5 +- 0.05 below the median, +- 0.1 above it.
         let skewed = points(&[(0.158_655, 0.45), (0.5, 0.5), (0.841_345, 0.6)]);
         for (z, expected) in [(0.5, true), (0.26, true), (0.24, false), (0.99, true), (1.01, false), (3.0, false)] {
-            assert_eq!(allowed(&skewed, z), expected, "{z}");
+            assert_eq!(possible(&skewed, z), expected, "{z}");
         }
         // Equal ones, and a redshift with more digits.
         let equal = points(&[(0.158_655, 0.3), (0.5, 0.3), (0.841_345, 0.3)]);
-        assert!(allowed(&equal, 0.304) && allowed(&equal, 0.296) && !allowed(&equal, 0.4) && !allowed(&equal, 0.2));
+        assert!(possible(&equal, 0.304) && possible(&equal, 0.296) && !possible(&equal, 0.4) && !possible(&equal, 0.2));
     }
 
     #[test]
